@@ -1,0 +1,53 @@
+package handles
+
+import (
+	"context"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// message is a pointer to a generated message of type T.
+type message[T any] interface {
+	*T
+	proto.Message
+	Reset()
+}
+
+// call is an operation together with the messages that it points to, so that
+// one pooled object serves a whole call.
+type call[Q, R any] struct {
+	op      Operation
+	request Q
+	reply   R
+	delta   int64 // what request.Delta points to, for methods with one
+}
+
+// pool hands out calls of one method. Its owner is the method's variable.
+type pool[Q, R any, PQ message[Q], PR message[R]] struct {
+	method *Method
+	calls  sync.Pool
+}
+
+// get returns a call with empty messages, addressed to a grain.
+func (p *pool[Q, R, PQ, PR]) get(key, once string) *call[Q, R] {
+	c, ok := p.calls.Get().(*call[Q, R])
+	if !ok {
+		c = new(call[Q, R])
+		c.op.Method = p.method
+		c.op.Request = PQ(&c.request)
+		c.op.Reply = PR(&c.reply)
+	}
+	c.op.Key, c.op.IdempotencyKey, c.op.Origin = key, once, Origin{}
+	PQ(&c.request).Reset()
+	PR(&c.reply).Reset()
+	return c
+}
+
+// put takes an answered call back. A call that failed is not put back: the
+// shard may still be using its messages.
+func (p *pool[Q, R, PQ, PR]) put(c *call[Q, R]) { p.calls.Put(c) }
+
+func (c *call[Q, R]) invoke(ctx context.Context, to Invoker) error {
+	return to.Invoke(ctx, &c.op)
+}
