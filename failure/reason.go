@@ -35,6 +35,8 @@ const (
 	Moving
 	// Stopping is a node that ends.
 	Stopping
+	// StoreUnavailable is a store that cannot be read at present.
+	StoreUnavailable
 	// HandlerFailed is a handler that panicked; its change is undone.
 	HandlerFailed
 	// OutcomeUnknown is an operation that perhaps happened.
@@ -86,6 +88,7 @@ var table = [reasonCount]row{
 	NotOwner:         {"NOT_OWNER", codeUnavailable, http.StatusServiceUnavailable, NotDone, true},
 	Moving:           {"MOVING", codeUnavailable, http.StatusServiceUnavailable, NotDone, true},
 	Stopping:         {"STOPPING", codeUnavailable, http.StatusServiceUnavailable, NotDone, true},
+	StoreUnavailable: {"STORE_UNAVAILABLE", codeUnavailable, http.StatusServiceUnavailable, NotDone, true},
 	HandlerFailed:    {"HANDLER_FAILED", codeAborted, http.StatusConflict, NotDone, false},
 	OutcomeUnknown:   {"OUTCOME_UNKNOWN", codeUnknown, http.StatusInternalServerError, Unknown, false},
 	DeadlineExceeded: {"DEADLINE_EXCEEDED", codeDeadlineExceeded, http.StatusGatewayTimeout, Unknown, false},

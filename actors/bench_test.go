@@ -1,0 +1,49 @@
+package actors_test
+
+import (
+	"strconv"
+	"sync"
+	"testing"
+)
+
+// spread runs fn from many callers at once, each with its own number.
+func spread(b *testing.B, callers int, fn func(caller, i int)) {
+	b.Helper()
+	b.ReportAllocs()
+	b.ResetTimer()
+	var wg sync.WaitGroup
+	for caller := range callers {
+		n := b.N / callers
+		if caller < b.N%callers {
+			n++
+		}
+		wg.Go(func() {
+			for i := range n {
+				fn(caller, i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func BenchmarkAdd(b *testing.B) {
+	for _, size := range []struct{ callers, keys int }{{1, 1}, {1, 1000}, {1000, 1000}, {1000, 1}, {8, 1_000_000}} {
+		b.Run(strconv.Itoa(size.callers)+"callers/"+strconv.Itoa(size.keys)+"keys", func(b *testing.B) {
+			r := newRig(b, newMemory())
+			keys := make([]string, size.keys)
+			for i := range keys {
+				keys[i] = "counter:" + strconv.Itoa(i)
+				if _, err := r.counter(keys[i]).Add(b.Context(), 1); err != nil {
+					b.Fatal(err)
+				}
+			}
+			ctx := b.Context()
+			spread(b, size.callers, func(caller, i int) {
+				key := keys[(caller*7919+i*31)%size.keys]
+				if _, err := r.counter(key).Add(ctx, 1); err != nil {
+					b.Error(err)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,145 @@
+package actors
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quern-io/quern/failure"
+)
+
+// The life of a call's slot. The side that completes it swaps in answered; the
+// caller moves it to parked before it blocks and to abandoned when it gives up.
+//
+//	waiting ──► answered            (completed before the caller blocked)
+//	waiting ──► parked ──► answered (the completer wakes the caller)
+//	            parked ──► abandoned ──► answered (nobody waits any more)
+const (
+	slotWaiting uint32 = iota
+	slotParked
+	slotAnswered
+	slotAbandoned
+)
+
+// call is one operation on its way through a shard, or, where event is set,
+// something that comes back into the shard. It is also the reply slot: whoever
+// completes it may not touch it afterwards, since its caller may have put it
+// back into the pool by then.
+type call struct {
+	// next links calls in the mailbox, in a grain's queue and at the gate,
+	// one at a time.
+	next *call
+	// depth is the number of calls below this one in the mailbox's stack.
+	// A pusher may read it of a call that has left the stack meanwhile.
+	depth atomic.Int32
+
+	state atomic.Uint32
+	wake  chan struct{}
+
+	kindIndex int
+	event     func()
+	due       int64 // of the timer whose turn this is; 0 for an operation
+	deadline  int64 // Unix nanoseconds by the wall clock; 0 is none
+
+	key, method, once string
+	hash              uint64 // of the request, where once is set
+	command, reply    proto.Message
+	err               error
+}
+
+var calls = sync.Pool{New: func() any { return &call{wake: make(chan struct{}, 1)} }}
+
+func newCall() *call {
+	c, _ := calls.Get().(*call) //nolint:errcheck // the pool holds nothing else
+	c.state.Store(slotWaiting)
+	return c
+}
+
+func (c *call) recycle() {
+	c.next, c.kindIndex, c.event, c.due, c.deadline = nil, 0, nil, 0, 0
+	c.key, c.method, c.once, c.hash = "", "", "", 0
+	c.command, c.reply, c.err = nil, nil, nil
+	calls.Put(c)
+}
+
+// complete answers the call. The caller may reuse it at once.
+func (c *call) complete(err error) {
+	c.err = err
+	switch c.state.Swap(slotAnswered) {
+	case slotParked:
+		c.wake <- struct{}{}
+	case slotAbandoned:
+		c.recycle()
+	default:
+	}
+}
+
+// abandoned reports whether the caller has given up.
+func (c *call) abandoned() bool { return c.state.Load() == slotAbandoned }
+
+// wait blocks until the call is answered or ctx ends. It takes the call from
+// its caller in either case.
+func (c *call) wait(ctx context.Context) error {
+	if c.state.CompareAndSwap(slotWaiting, slotParked) {
+		select {
+		case <-c.wake:
+		case <-ctx.Done():
+			if c.state.CompareAndSwap(slotParked, slotAbandoned) {
+				return gaveUp(ctx)
+			}
+			<-c.wake
+		}
+	}
+	err := c.err
+	c.recycle()
+	return err
+}
+
+// gaveUp is the error of an operation whose caller stopped waiting.
+func gaveUp(ctx context.Context) error {
+	err := ctx.Err()
+	if err == context.DeadlineExceeded { //nolint:errorlint // contexts return exactly this value
+		return failure.Wrap(err, failure.DeadlineExceeded, "the deadline passed before the answer; the operation perhaps happened")
+	}
+	return failure.Wrap(err, failure.Canceled, "the caller gave up before the answer; the operation perhaps happened")
+}
+
+// callList is a first-in, first-out list of calls.
+type callList struct {
+	first, last *call
+	n           int
+}
+
+func (l *callList) push(c *call) {
+	c.next = nil
+	if l.last == nil {
+		l.first = c
+	} else {
+		l.last.next = c
+	}
+	l.last = c
+	l.n++
+}
+
+func (l *callList) pop() *call {
+	c := l.first
+	if c == nil {
+		return nil
+	}
+	l.first = c.next
+	if l.first == nil {
+		l.last = nil
+	}
+	l.n--
+	c.next = nil
+	return c
+}
+
+// take empties the list into a new one.
+func (l *callList) take() callList {
+	taken := *l
+	*l = callList{}
+	return taken
+}

@@ -1,0 +1,108 @@
+package actors
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// committer gathers the flights of all shards and commits them together: what
+// becomes dirty while a commit is under way goes with the next (group commit).
+// A second goroutine lands the flights, so that the next sync starts at once.
+type committer struct {
+	store Store
+	// pace is the least time between two commits, for a store that nobody
+	// waits for; 0 commits as fast as the disk allows.
+	pace   time.Duration
+	counts commitCounts
+
+	mu      sync.Mutex
+	waiting []*flight // at most one per shard
+	wake    chan struct{}
+	landing chan []*flight
+	group   sync.WaitGroup
+}
+
+func (k *committer) start(ctx context.Context) {
+	k.wake = make(chan struct{}, 1)
+	k.landing = make(chan []*flight, 1)
+	k.group.Go(func() { k.commitAll(ctx) })
+	k.group.Go(k.landAll)
+}
+
+// enqueue hands over a flight until its verdict is posted.
+func (k *committer) enqueue(f *flight) {
+	k.mu.Lock()
+	k.waiting = append(k.waiting, f)
+	first := len(k.waiting) == 1
+	k.mu.Unlock()
+	if first {
+		select {
+		case k.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// take returns the flights that are waiting.
+func (k *committer) take(spare []*flight) []*flight {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	taken := k.waiting
+	k.waiting = spare[:0]
+	return taken
+}
+
+func (k *committer) commitAll(ctx context.Context) {
+	defer close(k.landing)
+	var batches []Batch
+	for {
+		select {
+		case <-k.wake:
+		case <-ctx.Done():
+			return
+		}
+		flights := k.take(nil)
+		if len(flights) == 0 {
+			continue
+		}
+		batches = batches[:0]
+		for _, f := range flights {
+			batches = append(batches, f.batch)
+			k.counts.records.Add(uint64(len(f.batch.Records)))
+		}
+		began := time.Now()
+		verdicts := k.store.Commit(ctx, batches)
+		k.counts.observe(time.Since(began), len(flights))
+		for i, f := range flights {
+			f.verdict = verdicts[i]
+			if f.verdict.Status != Done {
+				k.counts.failed.Add(1)
+			}
+		}
+		k.landing <- flights
+		if k.pace > 0 && !pause(ctx, k.pace) {
+			return
+		}
+	}
+}
+
+func (k *committer) landAll() {
+	for flights := range k.landing {
+		for _, f := range flights {
+			f.shard.box.post(f.land)
+		}
+	}
+}
+
+// pause waits for d; false means that ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

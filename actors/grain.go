@@ -1,0 +1,140 @@
+package actors
+
+// grain is a resident activation: the state of one key and what the shard must
+// know of it. It belongs to its shard's turn.
+//
+// Invariant: a grain that is neither dirty nor flying equals its record.
+type grain struct {
+	key   string
+	state State
+	extra *extra // nil for most grains at most times
+	// timer is the due time in the timer table once what is flying has
+	// landed; 0 is none.
+	timer int64
+	kind  *kindGrains
+	flags grainFlags
+}
+
+type grainFlags uint8
+
+const (
+	// loading: the record was not read yet; calls wait in extra.
+	loading grainFlags = 1 << iota
+	// dirty: changed since the last cut.
+	dirty
+	// flying: in the commit that is under way.
+	flying
+	// touched: used since the clock hand came by.
+	touched
+	// dropped: no longer in the shard; the clock hand removes it.
+	dropped
+)
+
+// extra is what few grains have.
+type extra struct {
+	// parked waits for the load.
+	parked callList
+	// once holds the kept answers; nil while they were not read.
+	once *onceTable
+	// loadOnce: the load that is under way reads the kept answers too.
+	loadOnce bool
+}
+
+func (g *grain) is(f grainFlags) bool { return g.flags&f != 0 }
+func (g *grain) set(f grainFlags)     { g.flags |= f }
+func (g *grain) clear(f grainFlags)   { g.flags &^= f }
+
+func (g *grain) extras() *extra {
+	if g.extra == nil {
+		g.extra = &extra{}
+	}
+	return g.extra
+}
+
+// once returns the grain's kept answers, nil where they were not read.
+func (g *grain) once() *onceTable {
+	if g.extra == nil {
+		return nil
+	}
+	return g.extra.once
+}
+
+// evictable: durable, and nothing waits for it.
+func (g *grain) evictable() bool {
+	return g.flags&(loading|dirty|flying) == 0 &&
+		(g.extra == nil || g.extra.parked.n == 0 && !g.extra.loadOnce)
+}
+
+// weight is what the grain counts towards the resident limit.
+func (g *grain) weight() int {
+	if t := g.once(); t != nil {
+		return 1 + len(t.entries)
+	}
+	return 1
+}
+
+// kindGrains holds a shard's grains of one kind.
+type kindGrains struct {
+	kind   Kind
+	grains map[string]*grain
+	undo   State // holds the state from before the turn
+}
+
+// residents chooses what to evict by the clock algorithm, which approximates
+// "least recently used" without a write to other grains on each use: a hand
+// goes round; a grain that was used since its last visit is passed over once.
+type residents struct {
+	ring   []*grain
+	hand   int
+	weight int
+}
+
+func (r *residents) add(g *grain) {
+	r.ring = append(r.ring, g)
+	r.weight += g.weight()
+}
+
+// evict drops grains until the weight is at most limit or the hand has looked
+// at a bounded number of grains.
+func (r *residents) evict(limit int) (evicted int) {
+	const looks = 64
+	for range looks {
+		if r.weight <= limit || len(r.ring) == 0 {
+			return evicted
+		}
+		if r.hand >= len(r.ring) {
+			r.hand = 0
+		}
+		g := r.ring[r.hand]
+		switch {
+		case g.is(dropped):
+			r.removeAtHand()
+		case g.is(touched):
+			g.clear(touched)
+			r.hand++
+		case !g.evictable():
+			r.hand++
+		default:
+			r.weight -= g.weight()
+			delete(g.kind.grains, g.key)
+			g.set(dropped)
+			r.removeAtHand()
+			evicted++
+		}
+	}
+	return evicted
+}
+
+// drop forgets a grain whose memory is not to be trusted.
+func (r *residents) drop(g *grain) {
+	r.weight -= g.weight()
+	delete(g.kind.grains, g.key)
+	g.set(dropped)
+}
+
+func (r *residents) removeAtHand() {
+	last := len(r.ring) - 1
+	r.ring[r.hand] = r.ring[last]
+	r.ring[last] = nil
+	r.ring = r.ring[:last]
+}

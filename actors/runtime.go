@@ -1,0 +1,365 @@
+package actors
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/VictoriaMetrics/metrics"
+	pactor "github.com/asynkron/protoactor-go/actor"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quern-io/quern/failure"
+)
+
+// Limits of what a caller may send.
+const (
+	// MaxKeyBytes is the longest key.
+	MaxKeyBytes = 512
+	// MaxIdempotencyKeyBytes is the longest idempotency key.
+	MaxIdempotencyKeyBytes = 128
+)
+
+// Defaults of Config.
+const (
+	defaultResidentLimit = 1_000_000
+	defaultQueueLimit    = 8192
+	defaultWaitLimit     = 16384
+	loaderWorkers        = 8
+	readTimeout          = 10 * time.Second
+	// relaxedPace is the time between two commits to a store that is not
+	// durable, where no reply waits for them.
+	relaxedPace = 5 * time.Millisecond
+)
+
+// Config is what a Runtime needs.
+type Config struct {
+	// Store keeps the states. The Runtime does not close it.
+	Store Store
+	// Kinds are the kinds that are served.
+	Kinds []Kind
+	// Incarnation identifies this process; random where it is zero.
+	Incarnation [16]byte
+	// ResidentLimit bounds the grains in memory, over all shards; beyond it
+	// idle ones are evicted, least recently used first. A kept answer counts
+	// like a grain. Zero means 1,000,000.
+	ResidentLimit int
+	// QueueLimit bounds the calls that have arrived at a shard and were not
+	// looked at yet; zero means 8,192. Beyond it calls get OVERLOADED.
+	QueueLimit int
+	// WaitLimit bounds the calls of a shard that wait for a load, for its
+	// epoch or at the output gate; zero means 16,384. Beyond it calls get
+	// OVERLOADED.
+	WaitLimit int
+	// Logger gets changes of state and defects; nil discards them.
+	Logger *slog.Logger
+	// Metrics gets the runtime's metrics; nil registers none.
+	Metrics *metrics.Set
+}
+
+var errNoStore = errors.New("actors: Config.Store is missing")
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Store == nil {
+		return c, errNoStore
+	}
+	for _, n := range []struct {
+		name  string
+		value *int
+		zero  int
+	}{
+		{"ResidentLimit", &c.ResidentLimit, defaultResidentLimit},
+		{"QueueLimit", &c.QueueLimit, defaultQueueLimit},
+		{"WaitLimit", &c.WaitLimit, defaultWaitLimit},
+	} {
+		if *n.value < 0 {
+			return c, fmt.Errorf("actors: Config.%s is %d, must not be negative", n.name, *n.value)
+		}
+		if *n.value == 0 {
+			*n.value = n.zero
+		}
+	}
+	if c.Incarnation == [16]byte{} {
+		_, _ = rand.Read(c.Incarnation[:]) // never fails
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+// Runtime runs the shards of one node. Its methods may be called concurrently.
+type Runtime struct {
+	cfg              Config
+	store            Store
+	log              *slog.Logger
+	kinds            []Kind
+	kindIndex        map[string]int
+	gated            bool // replies wait for the commit
+	residentPerShard int
+
+	shards    []*shard
+	system    *pactor.ActorSystem
+	pids      []*pactor.PID
+	committer committer
+	raiser    raiser
+	loader    loader
+	sweeper   sync.WaitGroup
+
+	life     sync.Mutex // guards Start and Stop
+	started  bool
+	stopped  bool
+	cancel   context.CancelFunc
+	stopping atomic.Bool
+}
+
+// New checks the configuration. It does no I/O.
+func New(cfg Config) (*Runtime, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	info := cfg.Store.Info()
+	r := &Runtime{
+		cfg: cfg, store: cfg.Store, log: cfg.Logger, kinds: cfg.Kinds,
+		kindIndex: make(map[string]int, len(cfg.Kinds)),
+		gated:     info.Durable,
+	}
+	for i, k := range cfg.Kinds {
+		if _, twice := r.kindIndex[k.Name()]; twice || k.Name() == "" || len(k.Name()) > 64 {
+			return nil, fmt.Errorf("actors: kind name %q is empty, too long or given twice", k.Name())
+		}
+		r.kindIndex[k.Name()] = i
+	}
+	shards := int(info.Shards)
+	r.residentPerShard = max(1, cfg.ResidentLimit/max(1, shards))
+	r.committer.store = cfg.Store
+	if !r.gated {
+		r.committer.pace = relaxedPace
+	}
+	r.raiser.rt = r
+	for id := range info.Shards {
+		r.shards = append(r.shards, newShard(r, id))
+	}
+	r.register(cfg.Metrics)
+	return r, nil
+}
+
+// Start brings up the actors. The shards serve once they were claimed.
+func (r *Runtime) Start(context.Context) error {
+	r.life.Lock()
+	defer r.life.Unlock()
+	if r.started || r.stopped {
+		return errors.New("actors: runtime was started before")
+	}
+	r.started = true
+	// The workers outlive the caller's context; Stop ends them.
+	ctx, cancel := context.WithCancel(context.Background()) //nolint:contextcheck // see above
+	r.cancel = cancel
+	r.committer.start(ctx)
+	r.raiser.start(ctx)
+	r.loader.start(ctx, loaderWorkers, len(r.shards))
+	r.sweeper.Go(func() { r.sweepAll(ctx) })
+
+	r.system = pactor.NewActorSystem(pactor.WithLoggerFactory(func(*pactor.ActorSystem) *slog.Logger { return r.log }))
+	for _, s := range r.shards {
+		props := pactor.PropsFromProducer(func() pactor.Actor { return s },
+			pactor.WithMailbox(func() pactor.Mailbox { return s.box }),
+			pactor.WithGuardian(pactor.NewRestartingStrategy()))
+		pid, err := r.system.Root.SpawnNamed(props, "shard-"+strconv.Itoa(int(s.id)))
+		if err != nil {
+			return fmt.Errorf("actors: spawn shard %d: %w", s.id, err)
+		}
+		r.pids = append(r.pids, pid)
+	}
+	return nil
+}
+
+// Claim is the ownership of a shard, under an epoch that the authority gave.
+type Claim struct {
+	Shard uint32
+	// Epoch is raised further where the store knows a higher one.
+	Epoch uint64
+}
+
+// Activate makes the claimed shards serve, and returns when they do. Calls to
+// them wait meanwhile. Where ctx ends first, the attempts go on.
+func (r *Runtime) Activate(ctx context.Context, claims []Claim) error {
+	done := make([]chan struct{}, len(claims))
+	for i, c := range claims {
+		done[i] = make(chan struct{})
+		s := r.shards[c.Shard]
+		s.box.post(func() { s.claim(c.Epoch, done[i]) })
+	}
+	for i, d := range done {
+		select {
+		case <-d:
+		case <-ctx.Done():
+			return fmt.Errorf("actors: shard %d has no durable epoch yet: %w", claims[i].Shard, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// Operation is one call on one grain.
+type Operation struct {
+	Kind, Key string
+	// Method is the full name of the method, for messages and for telling
+	// requests apart.
+	Method string
+	// IdempotencyKey is empty where a repeat counts again.
+	IdempotencyKey string
+	Command, Reply proto.Message
+}
+
+// Invoke runs an operation on a shard and returns when its answer is durable,
+// with the epoch under which it was given. The error is a *failure.Error.
+// After an error Command and Reply may still be in use.
+func (r *Runtime) Invoke(ctx context.Context, shard uint32, op Operation) (epoch uint64, err error) {
+	s := r.shards[shard]
+	if err := r.check(op); err != nil {
+		return s.epoch.Load(), err
+	}
+	if err := ctx.Err(); err != nil {
+		return s.epoch.Load(), refusedEarly(err)
+	}
+	index, ok := r.kindIndex[op.Kind]
+	if !ok {
+		return s.epoch.Load(), failure.New(failure.UnknownKind, "this node serves no kind named %q", op.Kind)
+	}
+	c := newCall()
+	c.kindIndex = index
+	c.key, c.method, c.once, c.command, c.reply = op.Key, op.Method, op.IdempotencyKey, op.Command, op.Reply
+	if deadline, ok := ctx.Deadline(); ok {
+		c.deadline = deadline.UnixNano()
+	}
+	if c.once != "" {
+		if c.hash, err = hashRequest(op.Method, op.Command); err != nil {
+			return s.epoch.Load(), failure.Wrap(err, failure.InvalidField, "the request does not encode")
+		}
+	}
+	if !s.box.submit(c) {
+		c.recycle()
+		s.counts.overloaded.Add(1)
+		return s.epoch.Load(), errShardFull
+	}
+	err = c.wait(ctx)
+	return s.epoch.Load(), err
+}
+
+// check refuses what no shard should see.
+func (r *Runtime) check(op Operation) error {
+	switch {
+	case r.stopping.Load():
+		return errStopping
+	case len(op.IdempotencyKey) > MaxIdempotencyKeyBytes:
+		return failure.New(failure.InvalidField, "the idempotency key has %d bytes, at most %d are taken", len(op.IdempotencyKey), MaxIdempotencyKeyBytes)
+	case !utf8.ValidString(op.IdempotencyKey):
+		return failure.New(failure.InvalidField, "the idempotency key is not UTF-8")
+	default:
+		return CheckKey(op.Key)
+	}
+}
+
+// CheckKey refuses a key that no grain can have, with INVALID_KEY.
+func CheckKey(key string) error {
+	switch {
+	case key == "":
+		return failure.New(failure.InvalidKey, "the key is empty; a key is 1 to %d bytes of UTF-8", MaxKeyBytes)
+	case len(key) > MaxKeyBytes:
+		return failure.New(failure.InvalidKey, "the key has %d bytes; a key is 1 to %d bytes of UTF-8", len(key), MaxKeyBytes)
+	case !utf8.ValidString(key):
+		return failure.New(failure.InvalidKey, "the key is not UTF-8")
+	default:
+		return nil
+	}
+}
+
+// refusedEarly is the error of an operation whose context had ended before it
+// was begun.
+func refusedEarly(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return failure.Wrap(err, failure.DeadlineExceeded, "the deadline had passed before the operation was begun")
+	}
+	return failure.Wrap(err, failure.Canceled, "the caller gave up before the operation was begun")
+}
+
+// Epoch returns the epoch under which a shard serves, and whether it does.
+func (r *Runtime) Epoch(shard uint32) (epoch uint64, serving bool) {
+	s := r.shards[shard]
+	return s.epoch.Load(), s.owned.Load()
+}
+
+// sweepAll lets the shards look for what is due.
+func (r *Runtime) sweepAll(ctx context.Context) {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		now := time.Now().UnixMilli()
+		for _, s := range r.shards {
+			if next := s.timers.next.Load(); next != 0 && next <= now {
+				s.box.post(s.sweep)
+			}
+		}
+	}
+}
+
+// Stop refuses new operations, lets those that were begun become durable and
+// be answered, and ends all goroutines. Where ctx ends first, what is left is
+// answered "outcome unknown" and Stop returns the context's error. It may be
+// called again, and before Start.
+func (r *Runtime) Stop(ctx context.Context) error {
+	r.life.Lock()
+	defer r.life.Unlock()
+	r.stopping.Store(true)
+	if r.stopped || !r.started {
+		r.stopped = true
+		return nil
+	}
+	r.stopped = true
+	err := r.drain(ctx)
+	for _, pid := range r.pids {
+		// A turn that hangs must not hold up the rest.
+		if e := r.system.Root.StopFuture(pid).Wait(); e != nil && err == nil {
+			err = fmt.Errorf("actors: %s did not stop: %w", pid.Id, e)
+		}
+	}
+	r.cancel()
+	r.committer.group.Wait()
+	r.raiser.group.Wait()
+	r.loader.group.Wait()
+	r.sweeper.Wait()
+	r.system.Shutdown()
+	if r.cfg.Metrics != nil {
+		r.unregister(r.cfg.Metrics)
+	}
+	return err
+}
+
+func (r *Runtime) drain(ctx context.Context) error {
+	done := make([]chan struct{}, len(r.shards))
+	for i, s := range r.shards {
+		done[i] = make(chan struct{})
+		s.box.post(func() { s.drain(done[i]) })
+	}
+	for i, d := range done {
+		select {
+		case <-d:
+		case <-ctx.Done():
+			return fmt.Errorf("actors: shard %d still had work to make durable: %w", r.shards[i].id, ctx.Err())
+		}
+	}
+	return nil
+}

@@ -1,0 +1,355 @@
+package actors
+
+import (
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	pactor "github.com/asynkron/protoactor-go/actor"
+
+	"github.com/quern-io/quern/failure"
+)
+
+// phase is where a shard stands.
+//
+//	idle ──► raising ──► serving ──► raising (after an unclear commit or a defect)
+//	             │           └─────► fenced  (the store has a higher epoch)
+//	             └─────────────────► fenced
+//	any ──► closed
+type phase uint8
+
+const (
+	idle    phase = iota // not owned by this node
+	raising              // the new epoch is not durable yet; calls wait
+	serving
+	fenced // another node has taken the shard
+	closed
+)
+
+// shard is the actor that owns all grains of one shard. All fields but the
+// atomic ones and the mailbox belong to its turn.
+type shard struct {
+	id  uint32
+	rt  *Runtime
+	box *mailbox
+
+	phase phase
+	// activation numbers the shard's lives in memory. What comes back into
+	// the shard carries it, and is dropped where it is not the present one.
+	activation uint64
+	epoch      atomic.Uint64
+	owned      atomic.Bool // whether phase is serving or, again, raising
+	current    *call
+	clock      shardClock
+
+	kinds     []*kindGrains
+	residents residents
+	turnArg   Turn
+
+	// waiting counts the calls in held, parked and at the gate.
+	waiting int
+	held    callList // arrived while raising
+	gate    gate
+	load    loadQueue
+	timers  timers
+	settled chan struct{} // closed when a claim was served or lost
+	drained chan struct{} // not nil while the shard is to drain
+
+	counts shardCounts
+}
+
+// shardCounts are read by the metrics.
+type shardCounts struct {
+	turns, overloaded, panics, evicted, restarts atomic.Uint64
+	resident                                     atomic.Int64
+}
+
+// batchCalls is how many calls run before the shard looks at its commit and
+// its loads again.
+const batchCalls = 64
+
+func newShard(rt *Runtime, id uint32) *shard {
+	s := &shard{id: id, rt: rt, box: newMailbox(rt.cfg.QueueLimit)}
+	s.box.interrupted = s.interrupted
+	s.box.dead = func(c *call) {
+		if c.event != nil {
+			c.recycle()
+			return
+		}
+		c.complete(errStopping)
+	}
+	s.turnArg.shard = s
+	s.forget()
+	return s
+}
+
+// forget empties the memory.
+func (s *shard) forget() {
+	s.kinds = make([]*kindGrains, len(s.rt.kinds))
+	for i, k := range s.rt.kinds {
+		s.kinds[i] = &kindGrains{kind: k, grains: make(map[string]*grain), undo: k.New()}
+	}
+	s.residents = residents{}
+	s.counts.resident.Store(0)
+}
+
+// Receive implements pactor.Actor.
+func (s *shard) Receive(ctx pactor.Context) {
+	switch ctx.Message().(type) {
+	case *mailbox:
+		s.run()
+	case *pactor.Restarting:
+		s.counts.restarts.Add(1)
+		s.reload(failure.New(failure.OutcomeUnknown, "the shard was restarted; the operation perhaps happened"))
+	case *pactor.Stopped:
+		s.close()
+		s.box.stopped = true
+	default: // Started and Stopping: the runtime drives the shard by events
+	}
+}
+
+// run works off a part of what the mailbox has gathered.
+func (s *shard) run() {
+	s.clock.cached = 0
+	n := uint64(0)
+	for range batchCalls {
+		c := s.box.pop()
+		if c == nil {
+			break
+		}
+		s.handle(c)
+		n++
+	}
+	s.counts.turns.Add(n)
+	s.endBatch()
+}
+
+// endBatch starts what the turns have made necessary.
+func (s *shard) endBatch() {
+	if limit := s.rt.residentPerShard; s.residents.weight > limit {
+		s.counts.evicted.Add(uint64(s.residents.evict(limit))) //nolint:gosec // not negative
+	}
+	s.counts.resident.Store(int64(s.residents.weight))
+	if s.phase != serving {
+		return
+	}
+	s.startLoad()
+	s.cut()
+	if s.drained != nil && s.quiet() {
+		s.close()
+	}
+}
+
+// handle runs one call, or puts it where it has to wait.
+func (s *shard) handle(c *call) {
+	s.current = c
+	switch {
+	case c.event != nil:
+		event := c.event
+		event()
+		c.recycle()
+	case c.abandoned():
+		c.complete(nil)
+	case c.deadline != 0 && c.deadline <= time.Now().UnixNano():
+		c.complete(failure.New(failure.DeadlineExceeded, "the deadline had passed before the operation's turn"))
+	case s.waiting >= s.rt.cfg.WaitLimit:
+		s.counts.overloaded.Add(1)
+		c.complete(errShardFull)
+	default:
+		s.admit(c)
+	}
+	s.current = nil
+}
+
+// admit finds the call's grain and runs its turn, now or after the load.
+func (s *shard) admit(c *call) {
+	switch s.phase {
+	case serving:
+	case raising:
+		s.waiting++
+		s.held.push(c)
+		return
+	case closed:
+		c.complete(errStopping)
+		return
+	case idle, fenced:
+		c.complete(errNotOwner)
+		return
+	}
+	k := s.kinds[c.kindIndex]
+	g := k.grains[c.key]
+	if g == nil {
+		g = &grain{key: c.key, kind: k, state: k.kind.New(), flags: loading}
+		k.grains[c.key] = g
+		s.residents.add(g)
+		s.load.want(g, false)
+	}
+	s.dispatch(g, c)
+}
+
+// dispatch runs the call's turn, unless something must be read first.
+func (s *shard) dispatch(g *grain, c *call) {
+	needsOnce := c.once != "" && g.once() == nil
+	if !g.is(loading) && !needsOnce {
+		s.turn(g, c)
+		return
+	}
+	if needsOnce && !g.extras().loadOnce {
+		s.load.want(g, true)
+	}
+	s.waiting++
+	g.extras().parked.push(c)
+}
+
+// interrupted answers the call during whose turn the runner's goroutine was
+// unwound.
+func (s *shard) interrupted() {
+	c := s.current
+	s.current = nil
+	if c == nil || c.event != nil {
+		return
+	}
+	s.counts.panics.Add(1)
+	c.complete(failure.New(failure.OutcomeUnknown, "the turn was cut off; the operation perhaps happened"))
+}
+
+// claim makes the shard this node's, as soon as its epoch is durable. done is
+// closed when it serves, or was lost.
+func (s *shard) claim(epoch uint64, done chan struct{}) {
+	if s.phase != idle && s.phase != fenced {
+		close(done)
+		return
+	}
+	s.phase, s.settled = raising, done
+	s.rt.raiser.enqueue(raiseRequest{s, Raise{Shard: s.id, Epoch: epoch, Incarnation: s.rt.cfg.Incarnation}})
+}
+
+func (s *shard) settleClaim() {
+	if s.settled != nil {
+		close(s.settled)
+		s.settled = nil
+	}
+}
+
+// activate makes the shard serve under a new epoch, which is durable already.
+func (s *shard) activate(epoch uint64, lastTime int64) {
+	s.phase = serving
+	s.epoch.Store(epoch)
+	s.owned.Store(true)
+	s.clock.start(lastTime)
+	s.timers.next.Store(1) // look once at what is due
+	s.rt.log.Debug("shard serves", slog.Any("shard", s.id), slog.Uint64("epoch", epoch))
+	s.settleClaim()
+	held := s.held.take()
+	s.waiting -= held.n
+	for c := held.pop(); c != nil; c = held.pop() {
+		s.handle(c)
+	}
+}
+
+// reload ends the present activation: what waits at the gate fails with err,
+// what had no turn yet waits for the next activation.
+func (s *shard) reload(err error) {
+	if s.phase != serving {
+		return
+	}
+	s.phase = raising
+	s.endActivation(err)
+	s.rt.raiser.request(s, s.epoch.Load())
+}
+
+// lose ends the present activation for good: the store has a higher epoch.
+func (s *shard) lose() {
+	s.rt.log.Error("shard lost: the store knows a higher epoch",
+		slog.Any("shard", s.id), slog.Uint64("epoch", s.epoch.Load()))
+	s.phase = fenced
+	s.owned.Store(false)
+	s.endActivation(errNotOwner)
+	s.failAll(&s.held, errNotOwner)
+	s.settleClaim()
+	if s.drained != nil {
+		s.close()
+	}
+}
+
+func (s *shard) endActivation(err error) {
+	s.activation++
+	s.failAll(&s.gate.flyingCalls, err)
+	s.failAll(&s.gate.dirtyCalls, err)
+	s.gate.reset()
+	s.load = loadQueue{}
+	s.timers.reset()
+	for _, k := range s.kinds {
+		for _, g := range k.grains {
+			if g.extra == nil {
+				continue
+			}
+			for c := g.extra.parked.pop(); c != nil; c = g.extra.parked.pop() {
+				s.held.push(c)
+			}
+		}
+	}
+	s.forget()
+}
+
+// failAll answers all calls of a list with err.
+func (s *shard) failAll(l *callList, err error) {
+	calls := l.take()
+	s.waiting -= calls.n
+	for c := calls.pop(); c != nil; c = calls.pop() {
+		c.complete(err)
+	}
+}
+
+// quiet reports whether nothing is under way.
+func (s *shard) quiet() bool {
+	return s.waiting == 0 && !s.gate.inFlight && len(s.gate.dirtyGrains) == 0
+}
+
+// drain makes the shard close as soon as everything that it has begun is
+// durable and answered. done is closed then.
+func (s *shard) drain(done chan struct{}) {
+	s.drained = done
+	if s.phase != serving && s.phase != raising || s.phase == serving && s.quiet() {
+		s.close()
+	}
+}
+
+// close answers whatever is left and all that still comes.
+func (s *shard) close() {
+	if s.phase == closed {
+		return
+	}
+	s.phase = closed
+	s.owned.Store(false)
+	s.endActivation(failure.New(failure.OutcomeUnknown, "the node was stopped before the operation was durable; it perhaps happened"))
+	s.failAll(&s.held, errStopping)
+	s.settleClaim()
+	if s.drained != nil {
+		close(s.drained)
+		s.drained = nil
+	}
+}
+
+// shardClock is the shard's own time: it starts at the later of the last
+// committed time and the wall clock, and runs on by the monotonic clock.
+type shardClock struct {
+	base    int64 // Unix milliseconds
+	started time.Time
+	cached  int64 // of the present batch; 0 where nobody asked yet
+}
+
+func (k *shardClock) start(last int64) {
+	k.started = time.Now()
+	k.base = max(last, k.started.UnixMilli())
+	k.cached = 0
+}
+
+// now reads the clock at most once a batch.
+func (s *shard) now() int64 {
+	k := &s.clock
+	if k.cached == 0 {
+		k.cached = k.base + time.Since(k.started).Milliseconds()
+	}
+	return k.cached
+}

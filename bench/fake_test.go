@@ -1,0 +1,101 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fake is a target in memory. before and after, where set, run around each
+// operation and may answer instead of it; n counts the operations on counters
+// that change something, from 1.
+type fake struct {
+	mu      sync.Mutex
+	values  map[string]int64
+	expired map[string]bool
+	adds    int
+
+	before func(n int, op *handles.Operation) error
+	after  func(n int, op *handles.Operation) error
+}
+
+func newFake() *fake { return &fake{values: map[string]int64{}, expired: map[string]bool{}} }
+
+func (f *fake) Invoke(ctx context.Context, op *handles.Operation) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	n := f.adds
+	if op.Method == handles.CounterAdd {
+		f.adds++
+		n = f.adds
+	}
+	f.mu.Unlock()
+	if f.before != nil {
+		if err := f.before(n, op); err != nil {
+			return err
+		}
+	}
+	if err := f.apply(op); err != nil {
+		return err
+	}
+	if f.after != nil {
+		return f.after(n, op)
+	}
+	return nil
+}
+
+func (f *fake) apply(op *handles.Operation) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch q := op.Request.(type) {
+	case *quernv1.CounterServiceAddRequest:
+		f.values[op.Key] += q.GetDelta()
+		reply[*quernv1.CounterServiceAddResponse](op).Value = f.values[op.Key]
+	case *quernv1.CounterServiceGetRequest:
+		reply[*quernv1.CounterServiceGetResponse](op).Value = f.values[op.Key]
+	case *quernv1.CounterServiceSetRequest:
+		f.values[op.Key] = q.GetValue()
+	case *quernv1.CounterServiceExpireRequest:
+		f.expired[op.Key] = true
+	default:
+		return failure.New(failure.UnknownMethod, "no %s here", op.Method.Name)
+	}
+	return nil
+}
+
+// change is what a stranger does.
+func (f *fake) change(key string, delta int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.values[key] += delta
+}
+
+func reply[T proto.Message](op *handles.Operation) T {
+	m, _ := op.Reply.(T)
+	return m
+}
+
+var errLost = errors.New("connection lost")
+
+// null answers at once: what is left is the generator's own cost.
+type null struct{ value int64 }
+
+func (n *null) Invoke(_ context.Context, op *handles.Operation) error {
+	n.value++
+	if m, ok := op.Reply.(*quernv1.CounterServiceAddResponse); ok {
+		m.Value = n.value
+	}
+	return nil
+}

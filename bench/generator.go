@@ -1,0 +1,206 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
+)
+
+// After a refusal a worker of a closed loop waits as long as it was asked to,
+// within these bounds, so that it does not fill a full target with attempts.
+const (
+	minPause = time.Millisecond
+	maxPause = time.Second
+)
+
+// generator is one load: its workers and what they share.
+type generator struct {
+	cfg     *Config
+	keys    keyNames
+	ledger  *ledger
+	broken  *violations
+	series  *series
+	workers []*worker
+
+	picker   *picker
+	schedule *schedule    // nil in a closed loop
+	fresh    atomic.Int64 // the next unused key
+	started  time.Time
+	stopped  atomic.Bool   // the caller ended the load early
+	stop     chan struct{} // closed then
+	elapsed  time.Duration // of the load, set at its end
+	// checkedAll says whether all replies of counter-hot were looked at.
+	checkedAll bool
+}
+
+// worker sends one operation after the other. Its fields belong to its
+// goroutine while the load runs.
+type worker struct {
+	id     int
+	target handles.Invoker
+	keys   keyNames
+	ledger *ledger
+	broken *violations
+	random *rand.PCG
+	*recorder
+	replies *replies
+}
+
+func newGenerator(cfg *Config) *generator {
+	g := &generator{
+		cfg:    cfg,
+		ledger: newLedger(cfg.Concurrency, cfg.Keys, cfg.workload.fresh),
+		broken: new(violations),
+		series: newSeries(cfg.Duration),
+		stop:   make(chan struct{}),
+		keys:   keyNames{prefix: cfg.Prefix},
+	}
+	if !cfg.workload.fresh {
+		g.keys = newKeyNames(cfg.Prefix, cfg.Keys)
+		g.picker = newPicker(cfg.Keys, cfg.Dist)
+	}
+	if cfg.Rate > 0 {
+		g.schedule = newSchedule(cfg.Rate, cfg.Duration, cfg.pace, g.stop)
+	}
+	for i := range cfg.Concurrency {
+		g.workers = append(g.workers, &worker{
+			id:       i,
+			target:   cfg.Target,
+			keys:     g.keys,
+			ledger:   g.ledger,
+			broken:   g.broken,
+			random:   rand.NewPCG(cfg.Seed, uint64(i)),
+			recorder: newRecorder(g.series),
+			replies:  &replies{limit: maxReplyBytes / cfg.Concurrency},
+		})
+	}
+	return g
+}
+
+// run applies the load and returns when the last operation has ended. The end
+// of ctx ends it early.
+func (g *generator) run(ctx context.Context) {
+	ops, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.cfg.Duration+g.cfg.Grace)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		g.stopped.Store(true)
+		close(g.stop)
+		grace := time.AfterFunc(g.cfg.Grace, cancel)
+		context.AfterFunc(ops, func() { grace.Stop() })
+	})()
+	var all sync.WaitGroup
+	g.started = time.Now()
+	for _, w := range g.workers {
+		all.Go(func() {
+			if g.schedule != nil {
+				g.open(ops, w)
+			} else {
+				g.closed(ops, w)
+			}
+			w.roll(g.now())
+		})
+	}
+	all.Wait()
+	g.elapsed = time.Since(g.started)
+	if g.schedule != nil && !g.stopped.Load() && !g.exhausted() {
+		g.elapsed = max(g.elapsed, g.cfg.Duration)
+	}
+}
+
+func (g *generator) now() int64 { return int64(time.Since(g.started)) }
+
+// closed sends the next operation as soon as the last one is answered, so that
+// one reading of the clock ends one operation and starts the next.
+func (g *generator) closed(ctx context.Context, w *worker) {
+	do, end := g.cfg.workload.do, int64(g.cfg.Duration)
+	for start := g.now(); start < end && !g.stopped.Load(); {
+		k, ok := g.pick(w)
+		if !ok {
+			return
+		}
+		err := do(w, ctx, k)
+		now := g.now()
+		if err == nil {
+			w.done(now, now-start)
+			start = now
+			continue
+		}
+		w.failed(now, now-start, err)
+		g.cfg.pace(min(retryAfter(err), time.Duration(max(0, end-now))), g.stop)
+		start = g.now()
+	}
+}
+
+// open sends the operations when they are due, or as soon after that as this
+// worker gets to them.
+func (g *generator) open(ctx context.Context, w *worker) {
+	do := g.cfg.workload.do
+	for {
+		due, ok := g.schedule.take(g.now)
+		if !ok {
+			return
+		}
+		k, ok := g.pick(w)
+		if !ok {
+			return
+		}
+		err := do(w, ctx, k)
+		now := g.now()
+		if err == nil {
+			w.done(now, now-due)
+		} else {
+			w.failed(now, now-due, err)
+		}
+	}
+}
+
+// pick chooses the next operation's key; false where all are used up.
+func (g *generator) pick(w *worker) (int, bool) {
+	if g.picker != nil {
+		return g.picker.pick(w.random), true
+	}
+	k := g.fresh.Add(1) - 1
+	return int(k), k < int64(g.cfg.Keys)
+}
+
+// exhausted says whether a workload that uses keys once has used all.
+func (g *generator) exhausted() bool {
+	return g.cfg.workload.fresh && g.fresh.Load() >= int64(g.cfg.Keys)
+}
+
+// used is the number of keys that the load may have touched.
+func (g *generator) used() int {
+	if g.cfg.workload.fresh {
+		return int(min(g.fresh.Load(), int64(g.cfg.Keys)))
+	}
+	return g.cfg.Keys
+}
+
+// refused notes a write that failed.
+func (w *worker) refused(k int, err error) {
+	if failure.OutcomeOf(err) == failure.Unknown {
+		w.ledger.uncertain(k)
+	}
+}
+
+func retryAfter(err error) time.Duration {
+	var f *failure.Error
+	if errors.As(err, &f) {
+		return min(max(f.RetryAfter, minPause), maxPause)
+	}
+	return minPause
+}
+
+// made says whether this run gave key k its first value.
+func (g *generator) made(k int) bool {
+	if g.ledger.before == nil || g.cfg.workload.prefill && g.ledger.filled[k] {
+		return true
+	}
+	return g.ledger.before[k] == 0
+}

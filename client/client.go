@@ -1,0 +1,189 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+
+	"github.com/quern-io/quern/handles"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+)
+
+const (
+	defaultKeepAlive       = 10 * time.Second
+	defaultMaxMessageBytes = 16 << 20
+	pingTimeout            = 3 * time.Second
+	dialTimeout            = 5 * time.Second
+	minBackoff             = 20 * time.Millisecond
+	maxBackoff             = time.Second
+)
+
+// pickFirst is the only service config: no retries, addresses in order.
+const pickFirst = `{"loadBalancingConfig":[{"pick_first":{}}]}`
+
+// ErrUnreachable means that a call was not sent, since none of the addresses
+// can be reached. Nothing happened; the same call can succeed later.
+var ErrUnreachable = errors.New("client: no node can be reached")
+
+// Options tune a client. Zero means the default, negative means off.
+type Options struct {
+	// KeepAlive is the silence after which the node is pinged. Values below
+	// 10 s, the default, count as 10 s.
+	KeepAlive time.Duration
+	// MaxMessageBytes bounds a reply. A larger one is an OUTCOME_UNKNOWN.
+	// Default 16 MiB.
+	MaxMessageBytes int
+}
+
+// Client is a connection to a Quern node. Its methods may be called
+// concurrently.
+type Client struct {
+	conn    *grpc.ClientConn
+	cluster quernv1.ClusterServiceClient
+	addrs   string
+	dials   dialErrors
+	options []grpc.CallOption
+}
+
+var _ handles.Invoker = (*Client)(nil)
+
+// Dial connects to target, which is one HOST:PORT or several, separated by
+// commas, of the same cluster: the first one that answers is used, the others
+// stand in for it. It returns when the connection is up. When ctx ends before
+// that, the error wraps ctx's and [ErrUnreachable] and names the addresses.
+func Dial(ctx context.Context, target string) (*Client, error) {
+	return DialWith(ctx, target, Options{})
+}
+
+// DialWith is Dial with options.
+func DialWith(ctx context.Context, target string, o Options) (*Client, error) {
+	addrs, err := parseTarget(target)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{addrs: strings.Join(addrs, ", ")}
+	if c.conn, err = grpc.NewClient("quern:///"+addrs[0], c.dialOptions(addrs, o)...); err != nil {
+		return nil, fmt.Errorf("client: dial %s: %w", c.addrs, err)
+	}
+	c.cluster = quernv1.NewClusterServiceClient(c.conn)
+	if err := c.connect(ctx); err != nil {
+		_ = c.conn.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// parseTarget splits a target into its addresses.
+func parseTarget(target string) ([]string, error) {
+	var addrs []string
+	for a := range strings.SplitSeq(target, ",") {
+		a = strings.TrimSpace(a)
+		if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
+			return nil, fmt.Errorf("client: %q in target %q is not HOST:PORT", a, target)
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, nil
+}
+
+func (c *Client) dialOptions(addrs []string, o Options) []grpc.DialOption {
+	nodes := manual.NewBuilderWithScheme("quern")
+	var state resolver.State
+	for _, a := range addrs {
+		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: a}}})
+	}
+	nodes.InitialState(state)
+	if o.MaxMessageBytes == 0 {
+		o.MaxMessageBytes = defaultMaxMessageBytes
+	} else if o.MaxMessageBytes < 0 {
+		o.MaxMessageBytes = 1<<31 - 1
+	}
+	options := []grpc.DialOption{
+		grpc.WithResolvers(nodes),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(c.dials.dial),
+		grpc.WithNoProxy(),
+		grpc.WithDefaultServiceConfig(pickFirst),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableRetry(),
+		grpc.WithIdleTimeout(0),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(o.MaxMessageBytes)),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: minBackoff, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
+			MinConnectTimeout: dialTimeout,
+		}),
+	}
+	if o.KeepAlive >= 0 {
+		options = append(options, grpc.WithKeepaliveParams(keepalive.ClientParameters{
+			Time: max(o.KeepAlive, defaultKeepAlive), Timeout: pingTimeout, PermitWithoutStream: true,
+		}))
+	}
+	return options
+}
+
+// connect waits until the connection is up.
+func (c *Client) connect(ctx context.Context) error {
+	for {
+		state := c.conn.GetState()
+		switch state {
+		case connectivity.Ready:
+			return nil
+		case connectivity.Idle:
+			c.conn.Connect()
+		default:
+		}
+		if !c.conn.WaitForStateChange(ctx, state) {
+			last := c.dials.last()
+			if last == nil {
+				last = errors.New("no Quern node answered; is it the gRPC port?")
+			}
+			return fmt.Errorf("%w: %s: %w (%w)", ErrUnreachable, c.addrs, last, context.Cause(ctx))
+		}
+	}
+}
+
+// Close ends the connection. Calls under way fail, perhaps done.
+func (c *Client) Close() error {
+	if err := c.conn.Close(); err != nil {
+		return fmt.Errorf("client: close: %w", err)
+	}
+	return nil
+}
+
+// Counter returns a handle of the counter with this key. It does no I/O.
+func (c *Client) Counter(key string) handles.Counter { return handles.NewCounter(c, key) }
+
+// dialErrors opens connections and remembers why the last attempt failed.
+type dialErrors struct {
+	mu  sync.Mutex
+	err error // guarded by mu; nil after a success
+}
+
+func (d *dialErrors) dial(ctx context.Context, addr string) (net.Conn, error) {
+	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: time.Second, Interval: time.Second, Count: 2,
+	}}
+	c, err := dialer.DialContext(ctx, "tcp", addr)
+	d.mu.Lock()
+	d.err = err
+	d.mu.Unlock()
+	return c, err //nolint:wrapcheck // names the address already
+}
+
+func (d *dialErrors) last() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.err
+}

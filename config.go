@@ -1,0 +1,117 @@
+package quern
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/quern-io/quern/cluster"
+)
+
+// Names of stores for Config.Store.
+const (
+	// StoreMemory keeps states in memory only. What it acknowledged is gone
+	// when the process ends.
+	StoreMemory = "memory"
+	// StoreEmbedded keeps states on the node's own disk.
+	StoreEmbedded = "embedded"
+)
+
+// ErrConfig is wrapped by the errors of a Config that cannot work.
+var ErrConfig = errors.New("quern: bad configuration")
+
+// Config is what a node is opened with. The zero value of every field but
+// DataDir is a sensible default.
+type Config struct {
+	// DataDir is the folder of the embedded store, created where it does not
+	// exist. It must be empty or a Quern data folder.
+	DataDir string
+	// Store is where states are kept: StoreEmbedded, which is the default,
+	// or StoreMemory.
+	Store string
+	// Listen is the host and port of the gRPC listener, HTTP that of the
+	// listener for JSON, gRPC-Web and metrics. Port 0 takes a free one. None
+	// is opened where the field is empty. Neither has authentication.
+	Listen, HTTP string
+	// Advertise is the host and port under which others reach Listen. The
+	// default is the listener's own address.
+	Advertise string
+	// Consul and Cluster name a Consul agent and a cluster to join. This
+	// version runs lone nodes only, and refuses both.
+	Consul, Cluster string
+	// Node is the node's name, the host's by default.
+	Node string
+	// Shards is the number of shards of a new store, a power of two of at
+	// most 65,536. Zero takes what an existing store has, 256 for a new one.
+	// A store with another number is refused.
+	Shards uint32
+	// ResidentLimit bounds the grains in memory; idle ones beyond it are
+	// evicted, least recently used first, and come back when they are
+	// called. Zero allows one per 2 KiB of the machine's memory, at least
+	// 100,000.
+	ResidentLimit int
+	// MinFreeBytes is the free space below which the embedded store refuses
+	// writes. Zero means 256 MiB, negative switches the check off.
+	MinFreeBytes int64
+	// Logger gets changes of state and defects; nil discards them.
+	Logger *slog.Logger
+	// Metrics gets the node's metrics; nil makes a set, see Node.Metrics.
+	Metrics *metrics.Set
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Store == "" {
+		c.Store = StoreEmbedded
+	}
+	if err := c.validate(); err != nil {
+		return c, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	if c.Node == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return c, fmt.Errorf("%w: the host has no name, set Node: %w", ErrConfig, err)
+		}
+		c.Node = host
+	}
+	if c.ResidentLimit == 0 {
+		c.ResidentLimit = residentDefault()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = metrics.NewSet()
+	}
+	return c, nil
+}
+
+func (c Config) validate() error {
+	switch {
+	case c.Consul != "" || c.Cluster != "":
+		return errors.New("this version runs a lone node; leave Consul and Cluster empty")
+	case strings.HasPrefix(c.Store, "postgres://"), strings.HasPrefix(c.Store, "postgresql://"):
+		return errors.New("this version has no PostgreSQL store; use embedded or memory")
+	case c.Store != StoreEmbedded && c.Store != StoreMemory:
+		return fmt.Errorf("no store is named %q; use embedded or memory", c.Store)
+	case c.Store == StoreEmbedded && c.DataDir == "":
+		return errors.New("the embedded store needs DataDir")
+	case c.Shards != 0 && !cluster.ValidShards(c.Shards):
+		return fmt.Errorf("Shards is %d, must be a power of two of at most %d", c.Shards, cluster.MaxShards)
+	case c.ResidentLimit < 0:
+		return fmt.Errorf("ResidentLimit is %d, must not be negative", c.ResidentLimit)
+	default:
+		return nil
+	}
+}
+
+// residentDefault allows a grain per 2 KiB of the machine's memory: an idle
+// counter with a short key takes about 200 bytes, so that all of them take a
+// tenth of it, which leaves room for states that are larger.
+func residentDefault() int {
+	const perGrain, least = 2 << 10, 100_000
+	return max(least, int(machineMemory()/perGrain)) //nolint:gosec // far below 2^63
+}

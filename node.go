@@ -1,0 +1,229 @@
+package quern
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/quern-io/quern/actors"
+	"github.com/quern-io/quern/cluster"
+	"github.com/quern-io/quern/cluster/local"
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/grains"
+	"github.com/quern-io/quern/handles"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+	"github.com/quern-io/quern/server"
+	"github.com/quern-io/quern/storage/embedded"
+	"github.com/quern-io/quern/storage/memory"
+)
+
+// Counter is a handle of one counter.
+type Counter = handles.Counter
+
+// Node is a running node. Its methods may be called concurrently.
+type Node struct {
+	cfg     Config
+	store   actors.Store
+	info    actors.StoreInfo
+	runtime *actors.Runtime
+	server  *server.Server // nil where it listens nowhere
+
+	closing sync.Once
+	closed  chan struct{}
+	err     error // of Close, valid after closed
+}
+
+// Open starts a node and returns when it serves. It fails with an error that
+// wraps ErrConfig where the configuration cannot work, and with one that says
+// what to do where the data folder or an address cannot be used. ctx bounds
+// the start, not the node's life.
+func Open(ctx context.Context, cfg Config) (*Node, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	store, err := openStore(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, store: store, info: store.Info(), closed: make(chan struct{})}
+	if err := n.start(ctx); err != nil {
+		// What was begun is undone even where ctx has ended.
+		return nil, errors.Join(err, n.stop(context.WithoutCancel(ctx)))
+	}
+	return n, nil
+}
+
+func openStore(ctx context.Context, cfg Config) (actors.Store, error) {
+	if cfg.Store == StoreMemory {
+		shards := cfg.Shards
+		if shards == 0 {
+			shards = cluster.DefaultShards
+		}
+		return memory.New(shards), nil
+	}
+	return embedded.Open(ctx, embedded.Options{ //nolint:wrapcheck // says all there is to say
+		Dir: cfg.DataDir, Shards: cfg.Shards, MinFreeBytes: cfg.MinFreeBytes,
+		Logger: cfg.Logger, Metrics: cfg.Metrics,
+	})
+}
+
+func (n *Node) start(ctx context.Context) error {
+	var err error
+	n.runtime, err = actors.New(actors.Config{
+		Store: n.store, Kinds: []actors.Kind{grains.Counter{}},
+		ResidentLimit: n.cfg.ResidentLimit, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
+	})
+	if err != nil {
+		return err
+	}
+	if err := n.runtime.Start(ctx); err != nil {
+		return err
+	}
+	var claims []actors.Claim
+	for _, c := range local.Claims(n.info.Shards, time.Now()) {
+		claims = append(claims, actors.Claim{Shard: c.Shard, Epoch: c.Epoch})
+	}
+	if err := n.runtime.Activate(ctx, claims); err != nil {
+		return err
+	}
+	if n.cfg.Listen == "" && n.cfg.HTTP == "" {
+		return nil
+	}
+	n.server = server.New(server.Config{
+		Backend: backend{n}, Listen: n.cfg.Listen, HTTP: n.cfg.HTTP,
+		Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
+	})
+	return n.server.Start(ctx)
+}
+
+// Counter returns a handle of the counter with this key.
+func (n *Node) Counter(key string) Counter { return handles.NewCounter(n, key) }
+
+// Invoke implements handles.Invoker: it runs an operation on the grain's shard.
+func (n *Node) Invoke(ctx context.Context, op *handles.Operation) error {
+	shard := cluster.Shard(op.Key, n.info.Shards)
+	epoch, err := n.runtime.Invoke(ctx, shard, actors.Operation{
+		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
+		IdempotencyKey: op.IdempotencyKey, Command: op.Request, Reply: op.Reply,
+	})
+	op.Origin = handles.Origin{Node: n.cfg.Node, Shard: shard, Epoch: epoch}
+	return err //nolint:wrapcheck // a *failure.Error, meant for the caller
+}
+
+// Status tells who is there and who owns how much.
+func (n *Node) Status(context.Context) (*quernv1.ClusterServiceStatusResponse, error) {
+	owned := uint32(0)
+	for shard := range n.info.Shards {
+		if _, serving := n.runtime.Epoch(shard); serving {
+			owned++
+		}
+	}
+	state := cluster.Ready
+	select {
+	case <-n.closed:
+		state = cluster.Draining
+	default:
+		if owned == 0 {
+			state = cluster.Joining
+		}
+	}
+	return &quernv1.ClusterServiceStatusResponse{
+		Store: n.info.Name, Durable: n.info.Durable,
+		Nodes: []*quernv1.ClusterNode{{
+			Node: n.cfg.Node, Addr: n.advertised(), State: string(state), Shards: owned,
+		}},
+		ShardsTotal: n.info.Shards, ShardsOwned: owned,
+	}, nil
+}
+
+// Where tells which shard a key belongs to and who owns it. It fails with
+// INVALID_KEY.
+func (n *Node) Where(_ context.Context, key string) (*quernv1.ClusterServiceWhereResponse, error) {
+	if err := actors.CheckKey(key); err != nil {
+		return nil, err //nolint:wrapcheck // a *failure.Error
+	}
+	shard := cluster.Shard(key, n.info.Shards)
+	epoch, serving := n.runtime.Epoch(shard)
+	if !serving {
+		return nil, failure.New(failure.NotOwner, "shard %d has no owner at present", shard)
+	}
+	return &quernv1.ClusterServiceWhereResponse{
+		Key: key, Shard: shard, Node: n.cfg.Node, Addr: n.advertised(), Epoch: epoch,
+	}, nil
+}
+
+func (n *Node) advertised() string {
+	if n.cfg.Advertise != "" {
+		return n.cfg.Advertise
+	}
+	return n.GRPCAddr()
+}
+
+// Name returns the node's name.
+func (n *Node) Name() string { return n.cfg.Node }
+
+// GRPCAddr returns the gRPC listener's host and port, empty without one.
+func (n *Node) GRPCAddr() string {
+	if n.server == nil {
+		return ""
+	}
+	return n.server.GRPCAddr()
+}
+
+// HTTPAddr returns the HTTP listener's host and port, empty without one.
+func (n *Node) HTTPAddr() string {
+	if n.server == nil {
+		return ""
+	}
+	return n.server.HTTPAddr()
+}
+
+// Metrics returns the set that holds the node's metrics.
+func (n *Node) Metrics() *metrics.Set { return n.cfg.Metrics }
+
+// Close refuses new operations, answers those that were begun, and ends the
+// node. Where ctx ends first, what is left is answered "outcome unknown" and
+// Close returns an error. Every call waits for the first one's end and returns
+// its error.
+func (n *Node) Close(ctx context.Context) error {
+	n.closing.Do(func() {
+		n.err = n.stop(ctx)
+		close(n.closed)
+	})
+	<-n.closed
+	return n.err
+}
+
+// stop ends the parts in the order in which work flows through them.
+func (n *Node) stop(ctx context.Context) error {
+	var errs []error
+	if n.server != nil {
+		errs = append(errs, n.server.Stop(ctx))
+	}
+	if n.runtime != nil {
+		errs = append(errs, n.runtime.Stop(ctx))
+	}
+	errs = append(errs, n.store.Close(ctx))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("quern: close: %w", err)
+	}
+	return nil
+}
+
+// backend shows the node to its server.
+type backend struct{ *Node }
+
+// Ready implements server.Backend: every shard must have an epoch.
+func (b backend) Ready() error {
+	for shard := range b.info.Shards {
+		if _, serving := b.runtime.Epoch(shard); !serving {
+			return fmt.Errorf("quern: shard %d is not served", shard)
+		}
+	}
+	return nil
+}

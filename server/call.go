@@ -1,0 +1,120 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
+)
+
+// face is what differs between the transports. Implementations are safe for
+// concurrent use.
+type face interface {
+	// answered tells the client who answered. It is called at most once per
+	// call, before the reply or the failure.
+	answered(ctx context.Context, o handles.Origin)
+	// fail returns the failure in the transport's form.
+	fail(ctx context.Context, e *failure.Error) error
+}
+
+// core is what all calls share. It does not change after New.
+type core struct {
+	backend Backend
+	log     *slog.Logger
+	gate    *gate
+}
+
+// caller runs the calls of one method on one transport.
+type caller struct {
+	*core
+	face    face
+	method  *handles.Method
+	metrics *methodMetrics
+}
+
+// unary is a call and the reply that it points to, in one allocation.
+type unary[R any] struct {
+	op    handles.Operation
+	reply R
+}
+
+// keyed is what all requests on a key have.
+type keyed interface{ GetKey() string }
+
+// once is what requests of writes have.
+type once interface{ GetIdempotencyKey() string }
+
+// run admits a call, does its work and maps what comes of it. work sets the
+// origin as far as it becomes known.
+func (c *caller) run(ctx context.Context, origin *handles.Origin, work func(context.Context) error) error {
+	if refused := c.gate.enter(); refused != nil {
+		c.metrics.fail(refused.Reason)
+		return c.face.fail(ctx, refused)
+	}
+	defer c.gate.leave()
+	begin := time.Now()
+	err := c.guarded(ctx, work)
+	c.metrics.seconds.Update(time.Since(begin).Seconds())
+	if origin.Node != "" {
+		c.face.answered(ctx, *origin)
+	}
+	if err == nil {
+		c.metrics.ok.Inc()
+		return nil
+	}
+	e := c.failure(ctx, err)
+	c.metrics.fail(e.Reason)
+	return c.face.fail(ctx, e)
+}
+
+// guarded runs work unless the deadline has passed, and turns a panic into an
+// error: a defect in one call must not end the process.
+func (c *caller) guarded(ctx context.Context, work func(context.Context) error) (err error) {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = &panicked{value: p, stack: debug.Stack()}
+		}
+	}()
+	return work(ctx)
+}
+
+// panicked is a panic in the backend.
+type panicked struct {
+	value any
+	stack []byte
+}
+
+func (p *panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
+
+// failure turns any error into the one type that clients see. What the
+// backend should not have returned is logged here; the client learns only
+// that there is something to be found in the log.
+func (c *caller) failure(ctx context.Context, err error) *failure.Error {
+	var (
+		e *failure.Error
+		p *panicked
+	)
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, context.DeadlineExceeded):
+		return failure.Wrap(err, failure.DeadlineExceeded, "the deadline passed before the reply was there")
+	case errors.Is(err, context.Canceled):
+		return failure.Wrap(err, failure.Canceled, "the caller gave up before the reply was there")
+	case errors.As(err, &p):
+		c.log.ErrorContext(ctx, "panic in a call", slog.String("method", c.method.Procedure),
+			slog.Any("err", p.value), slog.String("stack", string(p.stack)))
+	default:
+		c.log.ErrorContext(ctx, "call failed for an internal reason", slog.String("method", c.method.Procedure),
+			slog.Any("err", err))
+	}
+	return failure.Wrap(err, failure.Internal, "internal error; the node's log says more")
+}

@@ -1,0 +1,38 @@
+// Package server is a node's network face: one implementation of the services
+// behind two listeners.
+//
+// # Listeners
+//
+// The gRPC listener is for programs: the services, grpc.health.v1 and server
+// reflection over google.golang.org/grpc. The HTTP listener is for people,
+// browsers and tools: the same services as JSON, gRPC-Web and Connect over
+// HTTP/1.1 and unencrypted HTTP/2, and /metrics, /healthz and /readyz. No
+// cross-origin request is allowed, since there is no authentication yet.
+//
+// # The way of a call
+//
+//	decode → admit → deadline → Backend.Invoke → headers → reply or status
+//
+// The services hold no rule of their own: they put a request into a
+// handles.Operation, and the backend validates it. All calls go through
+// [caller.run], which does what every call needs: admission, panics, metrics,
+// headers and errors. What differs between the transports is behind the small
+// interface face.
+//
+// # What is refused before any work
+//
+// A message that does not decode or is too large, a call whose deadline has
+// passed, a call above the limit in flight (OVERLOADED) and a call to a node
+// that ends (STOPPING). The backend never hears of these: nothing changed.
+//
+// # States
+//
+//	new ──Start──► serving ──Stop──► stopping ──► stopped
+//	 └──────────────Stop───────────────────────────▲
+//
+// While it is stopping the listeners stay open until the calls under way have
+// finished, and every new call is refused with STOPPING; health says
+// NOT_SERVING and /readyz 503 from the first moment on. Then the connections
+// are closed: gRPC clients get a GOAWAY, HTTP clients the end of their idle
+// connections, and who does not leave within a second is cut off.
+package server

@@ -1,0 +1,160 @@
+package server
+
+import (
+	"context"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/wire"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+)
+
+const (
+	// maxHeaderBytes bounds the headers of a request on both listeners.
+	maxHeaderBytes = 16 << 10
+	// minClientPing is how often a client may ping. Peers and the Go client
+	// ping every few seconds to notice a dead node.
+	minClientPing = time.Second
+)
+
+// newGRPC builds the gRPC server with all services.
+func (s *Server) newGRPC() *grpc.Server {
+	cfg := &s.cfg
+	g := grpc.NewServer(
+		grpc.MaxRecvMsgSize(cfg.MaxMessageBytes),
+		grpc.MaxConcurrentStreams(uint32(cfg.MaxStreams)), //nolint:gosec // bounded by withDefaults
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.ConnectionTimeout(cfg.HandshakeTimeout),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+			// Half of it: a ping that is a little early must not cost the
+			// connection.
+			MinTime: minClientPing / 2, PermitWithoutStream: true,
+		}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: cfg.KeepAlive, Timeout: cfg.KeepAlive}),
+		grpc.WaitForHandlers(true),
+		grpc.UnknownServiceHandler(unknownMethod),
+	)
+	face := newGRPCFace()
+	on := s.callers("grpc", face)
+	registerCounters(g, newCounters(on))
+	registerClusters(g, newClusters(on))
+	s.health.register(g)
+	reflection.Register(g)
+	return g
+}
+
+// registerCounters does what the generated registration does, with handlers
+// that give a reason also to what does not decode.
+func registerCounters(g *grpc.Server, s *counters) {
+	desc := quernv1.CounterService_ServiceDesc
+	desc.Methods = []grpc.MethodDesc{
+		grpcMethod("Add", s.Add),
+		grpcMethod("Get", s.Get),
+		grpcMethod("Set", s.Set),
+		grpcMethod("GetAndSet", s.GetAndSet),
+		grpcMethod("CompareAndSet", s.CompareAndSet),
+		grpcMethod("Reset", s.Reset),
+		grpcMethod("Expire", s.Expire),
+	}
+	g.RegisterService(&desc, s)
+}
+
+func registerClusters(g *grpc.Server, s *clusters) {
+	desc := quernv1.ClusterService_ServiceDesc
+	desc.Methods = []grpc.MethodDesc{
+		grpcMethod("Status", s.Status),
+		grpcMethod("Where", s.Where),
+	}
+	g.RegisterService(&desc, s)
+}
+
+func grpcMethod[Q, R any](name string, call func(context.Context, *Q) (*R, error)) grpc.MethodDesc {
+	return grpc.MethodDesc{
+		MethodName: name,
+		Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			in := new(Q)
+			if err := decode(in); err != nil {
+				return nil, undecoded(err)
+			}
+			return call(ctx, in)
+		},
+	}
+}
+
+// undecoded gives a reason to the library's refusal of a message. The code of
+// a message that does not decode stays the library's.
+func undecoded(err error) error {
+	st := status.Convert(err)
+	switch st.Code() {
+	case codes.ResourceExhausted:
+		return wire.Status(failure.New(failure.Limit, "%s", st.Message())).Err()
+	case codes.Internal:
+		return wire.StatusWithCode(failure.New(failure.InvalidField, "%s", st.Message()), codes.Internal).Err()
+	default: // the client left, or its connection did
+		return err
+	}
+}
+
+// unknownMethod answers what no service has.
+func unknownMethod(_ any, stream grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(stream)
+	return wire.Status(failure.New(failure.UnknownMethod, "this node has no method %s", method)).Err()
+}
+
+// grpcFace speaks gRPC.
+type grpcFace struct {
+	stopping, overloaded error
+	// origins are the headers of the last answer of each shard (modulo their
+	// number), since building them costs more than all else that a call
+	// needs here.
+	origins [256]atomic.Pointer[originHeaders]
+}
+
+type originHeaders struct {
+	origin handles.Origin
+	md     metadata.MD // shared by all calls: never changed
+}
+
+func newGRPCFace() *grpcFace {
+	return &grpcFace{
+		stopping:   wire.Status(errStopping).Err(),
+		overloaded: wire.Status(errOverloaded).Err(),
+	}
+}
+
+func (f *grpcFace) answered(ctx context.Context, o handles.Origin) {
+	slot := &f.origins[o.Shard%uint32(len(f.origins))]
+	h := slot.Load()
+	if h == nil || h.origin != o {
+		h = &originHeaders{origin: o, md: metadata.MD{
+			wire.HeaderNode:  {o.Node},
+			wire.HeaderShard: {strconv.FormatUint(uint64(o.Shard), 10)},
+			wire.HeaderEpoch: {strconv.FormatUint(o.Epoch, 10)},
+		}}
+		slot.Store(h)
+	}
+	// SendHeader keeps the map where SetHeader would copy it. It fails only
+	// for a call that is over.
+	_ = grpc.SendHeader(ctx, h.md)
+}
+
+func (f *grpcFace) fail(_ context.Context, e *failure.Error) error {
+	switch e {
+	case errStopping:
+		return f.stopping
+	case errOverloaded:
+		return f.overloaded
+	default:
+		return wire.Status(e).Err()
+	}
+}

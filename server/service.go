@@ -1,0 +1,124 @@
+package server
+
+import (
+	"context"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quern-io/quern/handles"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+)
+
+// The methods of ClusterService. They are no operations on a grain.
+var (
+	clusterStatus = &handles.Method{Kind: "cluster", Name: "Status", Procedure: quernv1.ClusterService_Status_FullMethodName}
+	clusterWhere  = &handles.Method{Kind: "cluster", Name: "Where", Procedure: quernv1.ClusterService_Where_FullMethodName}
+)
+
+// counters is CounterService on one transport. grpc-go and Connect's simple
+// mode want the same signatures.
+type counters struct {
+	quernv1.UnimplementedCounterServiceServer
+	add, get, set, getAndSet, compareAndSet, reset, expire *caller
+}
+
+// newCounters builds the service; on makes a method's caller.
+func newCounters(on func(*handles.Method) *caller) *counters {
+	return &counters{
+		add:           on(handles.CounterAdd),
+		get:           on(handles.CounterGet),
+		set:           on(handles.CounterSet),
+		getAndSet:     on(handles.CounterGetAndSet),
+		compareAndSet: on(handles.CounterCompareAndSet),
+		reset:         on(handles.CounterReset),
+		expire:        on(handles.CounterExpire),
+	}
+}
+
+// Add implements CounterService.
+func (s *counters) Add(ctx context.Context, in *quernv1.CounterServiceAddRequest) (*quernv1.CounterServiceAddResponse, error) {
+	u := new(unary[quernv1.CounterServiceAddResponse])
+	return &u.reply, s.add.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// Get implements CounterService.
+func (s *counters) Get(ctx context.Context, in *quernv1.CounterServiceGetRequest) (*quernv1.CounterServiceGetResponse, error) {
+	u := new(unary[quernv1.CounterServiceGetResponse])
+	return &u.reply, s.get.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// Set implements CounterService.
+func (s *counters) Set(ctx context.Context, in *quernv1.CounterServiceSetRequest) (*quernv1.CounterServiceSetResponse, error) {
+	u := new(unary[quernv1.CounterServiceSetResponse])
+	return &u.reply, s.set.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// GetAndSet implements CounterService.
+func (s *counters) GetAndSet(ctx context.Context, in *quernv1.CounterServiceGetAndSetRequest) (*quernv1.CounterServiceGetAndSetResponse, error) {
+	u := new(unary[quernv1.CounterServiceGetAndSetResponse])
+	return &u.reply, s.getAndSet.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// CompareAndSet implements CounterService.
+func (s *counters) CompareAndSet(ctx context.Context, in *quernv1.CounterServiceCompareAndSetRequest) (*quernv1.CounterServiceCompareAndSetResponse, error) {
+	u := new(unary[quernv1.CounterServiceCompareAndSetResponse])
+	return &u.reply, s.compareAndSet.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// Reset implements CounterService.
+func (s *counters) Reset(ctx context.Context, in *quernv1.CounterServiceResetRequest) (*quernv1.CounterServiceResetResponse, error) {
+	u := new(unary[quernv1.CounterServiceResetResponse])
+	return &u.reply, s.reset.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// Expire implements CounterService.
+func (s *counters) Expire(ctx context.Context, in *quernv1.CounterServiceExpireRequest) (*quernv1.CounterServiceExpireResponse, error) {
+	u := new(unary[quernv1.CounterServiceExpireResponse])
+	return &u.reply, s.expire.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// invoke runs an operation. After an error the reply must not be looked at:
+// the shard may still be using it.
+func (c *caller) invoke(ctx context.Context, op *handles.Operation, in keyedMessage, reply proto.Message) error {
+	op.Method, op.Key, op.Request, op.Reply = c.method, in.GetKey(), in, reply
+	if w, ok := in.(once); ok {
+		op.IdempotencyKey = w.GetIdempotencyKey()
+	}
+	return c.run(ctx, &op.Origin, func(ctx context.Context) error { return c.backend.Invoke(ctx, op) })
+}
+
+type keyedMessage interface {
+	proto.Message
+	keyed
+}
+
+// clusters is ClusterService on one transport.
+type clusters struct {
+	quernv1.UnimplementedClusterServiceServer
+	status, where *caller
+}
+
+func newClusters(on func(*handles.Method) *caller) *clusters {
+	return &clusters{status: on(clusterStatus), where: on(clusterWhere)}
+}
+
+// Status implements ClusterService.
+func (s *clusters) Status(ctx context.Context, _ *quernv1.ClusterServiceStatusRequest) (out *quernv1.ClusterServiceStatusResponse, err error) {
+	var nobody handles.Origin
+	err = s.status.run(ctx, &nobody, func(ctx context.Context) (err error) {
+		out, err = s.status.backend.Status(ctx)
+		return err
+	})
+	return out, err
+}
+
+// Where implements ClusterService.
+func (s *clusters) Where(ctx context.Context, in *quernv1.ClusterServiceWhereRequest) (out *quernv1.ClusterServiceWhereResponse, err error) {
+	var origin handles.Origin
+	err = s.where.run(ctx, &origin, func(ctx context.Context) (err error) {
+		out, err = s.where.backend.Where(ctx, in.GetKey())
+		origin = handles.Origin{Node: out.GetNode(), Shard: out.GetShard(), Epoch: out.GetEpoch()}
+		return err
+	})
+	return out, err
+}
