@@ -37,6 +37,7 @@ type call struct {
 
 	state atomic.Uint32
 	wake  chan struct{}
+	home  *callPool
 
 	kindIndex int
 	event     func()
@@ -49,19 +50,23 @@ type call struct {
 	err               error
 }
 
-var calls = sync.Pool{New: func() any { return &call{wake: make(chan struct{}, 1)} }}
+// callPool recycles the calls of one runtime. It is not shared by several: a
+// channel that was made in a synctest bubble must stay there.
+type callPool struct{ free sync.Pool }
 
-func newCall() *call {
-	c, _ := calls.Get().(*call) //nolint:errcheck // the pool holds nothing else
-	c.state.Store(slotWaiting)
-	return c
+func (p *callPool) get() *call {
+	if c, ok := p.free.Get().(*call); ok {
+		c.state.Store(slotWaiting)
+		return c
+	}
+	return &call{home: p, wake: make(chan struct{}, 1)}
 }
 
 func (c *call) recycle() {
 	c.next, c.kindIndex, c.event, c.due, c.deadline = nil, 0, nil, 0, 0
 	c.key, c.method, c.once, c.hash = "", "", "", 0
 	c.command, c.reply, c.err = nil, nil, nil
-	calls.Put(c)
+	c.home.free.Put(c)
 }
 
 // complete answers the call. The caller may reuse it at once.

@@ -22,6 +22,7 @@ type mailbox struct {
 	busy call
 	// limit bounds the stack; see submit.
 	limit int32
+	calls *callPool
 
 	// systemCount is raised before a runner is sought, so that either the
 	// poster finds the shard idle or the runner sees the message.
@@ -48,8 +49,8 @@ type mailbox struct {
 // inlineCalls is how many calls a caller runs before it hands over.
 const inlineCalls = 256
 
-func newMailbox(limit int) *mailbox {
-	return &mailbox{limit: int32(limit)} //nolint:gosec // validated by Config
+func newMailbox(limit int, calls *callPool) *mailbox {
+	return &mailbox{limit: int32(limit), calls: calls} //nolint:gosec // validated by Config
 }
 
 // submit runs or leaves an operation. It returns false, and keeps nothing,
@@ -87,7 +88,7 @@ func (m *mailbox) submit(c *call) bool {
 // post runs or leaves an event. Events are not bounded here: each comes from
 // one of a fixed number of sources.
 func (m *mailbox) post(event func()) {
-	c := newCall()
+	c := m.calls.get()
 	c.event = event
 	m.submit(c)
 }

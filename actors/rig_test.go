@@ -20,6 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type rig struct {
 	*actors.Runtime
 	shards uint32
+	store  actors.Store
 }
 
 func (r *rig) Invoke(ctx context.Context, op *handles.Operation) error {
@@ -48,7 +49,7 @@ func newRig(tb testing.TB, store actors.Store, change ...func(*actors.Config)) *
 	if err := rt.Start(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
-	r := &rig{rt, store.Info().Shards}
+	r := &rig{rt, store.Info().Shards, store}
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
@@ -68,3 +69,15 @@ func newRig(tb testing.TB, store actors.Store, change ...func(*actors.Config)) *
 
 func newMemory() actors.Store { return memory.New(64) }
 
+func (r *rig) shardOf(key string) uint32 { return cluster.Shard(key, r.shards) }
+
+func (r *rig) epoch(key string) uint64 {
+	epoch, _ := r.Epoch(r.shardOf(key))
+	return epoch
+}
+
+// Waiting returns how many calls wait in the key's shard.
+func (r *rig) Waiting(key string) int { return r.WaitingAt(r.shardOf(key)) }
+
+// Queued returns how many calls were left at the key's shard.
+func (r *rig) Queued(key string) int { return r.QueuedAt(r.shardOf(key)) }

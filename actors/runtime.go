@@ -105,6 +105,7 @@ type Runtime struct {
 	gated            bool // replies wait for the commit
 	residentPerShard int
 
+	calls     callPool
 	shards    []*shard
 	system    *pactor.ActorSystem
 	pids      []*pactor.PID
@@ -234,7 +235,7 @@ func (r *Runtime) Invoke(ctx context.Context, shard uint32, op Operation) (epoch
 	if !ok {
 		return s.epoch.Load(), failure.New(failure.UnknownKind, "this node serves no kind named %q", op.Kind)
 	}
-	c := newCall()
+	c := r.calls.get()
 	c.kindIndex = index
 	c.key, c.method, c.once, c.command, c.reply = op.Key, op.Method, op.IdempotencyKey, op.Command, op.Reply
 	if deadline, ok := ctx.Deadline(); ok {

@@ -16,7 +16,7 @@ func TestCountersCount(t *testing.T) {
 	for range callers {
 		wg.Go(func() {
 			for i := range adds {
-				if _, err := r.counter("k" + strconv.Itoa(i%keys)).Add(t.Context(), 1); err != nil {
+				if _, err := r.counter("k"+strconv.Itoa(i%keys)).Add(t.Context(), 1); err != nil {
 					t.Error(err)
 					return
 				}

@@ -69,7 +69,7 @@ type shardCounts struct {
 const batchCalls = 64
 
 func newShard(rt *Runtime, id uint32) *shard {
-	s := &shard{id: id, rt: rt, box: newMailbox(rt.cfg.QueueLimit)}
+	s := &shard{id: id, rt: rt, box: newMailbox(rt.cfg.QueueLimit, &rt.calls)}
 	s.box.interrupted = s.interrupted
 	s.box.dead = func(c *call) {
 		if c.event != nil {

@@ -119,7 +119,7 @@ func (s *shard) runDue(kindIndex int, t timerKey) {
 		s.gate.deletions = append(s.gate.deletions, appendTimerKey(nil, t.due, t.class, t.kind, t.key))
 		return
 	}
-	c := newCall()
+	c := s.rt.calls.get()
 	c.state.Store(slotAbandoned) // nobody waits: completion recycles it
 	c.kindIndex, c.key, c.due = kindIndex, t.key, t.due
 	if t.class == tableOnce {

@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -15,11 +14,19 @@ type schedule struct {
 	next     atomic.Int64
 	pace     func(time.Duration, <-chan struct{})
 	stop     <-chan struct{}
-	mu       sync.Mutex // held by the one worker that waits for the next due time
+	// waiting is held by the one worker that waits for the next due time. It
+	// is a channel because a mutex would hold up the time of a synctest bubble.
+	waiting chan struct{}
 }
 
 func newSchedule(rate float64, d time.Duration, pace func(time.Duration, <-chan struct{}), stop <-chan struct{}) *schedule {
-	return &schedule{interval: float64(time.Second) / rate, end: int64(d), pace: pace, stop: stop}
+	return &schedule{
+		interval: float64(time.Second) / rate,
+		end:      int64(d),
+		pace:     pace,
+		stop:     stop,
+		waiting:  make(chan struct{}, 1),
+	}
 }
 
 // take returns the due time of the next operation when it has come; false
@@ -28,8 +35,8 @@ func (s *schedule) take(now func() int64) (due int64, ok bool) {
 	if due, late, over := s.claim(now()); late || over {
 		return due, !over
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.waiting <- struct{}{}
+	defer func() { <-s.waiting }()
 	for {
 		t := now()
 		due, late, over := s.claim(t)

@@ -6,9 +6,56 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	grpcproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/internal/wire"
 )
+
+// received is a request on its way in. grpc-go answers what its codec refuses
+// before a handler can say why; so the codec refuses nothing that goes into a
+// received, and leaves the reason there.
+type received struct {
+	into    proto.Message
+	refused error // a status with a reason
+}
+
+// grpcCodec is gRPC's codec for protobuf, which gives reasons.
+type grpcCodec struct {
+	encoding.CodecV2
+	limit int
+}
+
+func newGRPCCodec(limit int) grpcCodec {
+	return grpcCodec{CodecV2: encoding.GetCodecV2(grpcproto.Name), limit: limit}
+}
+
+// Unmarshal implements encoding.CodecV2.
+func (c grpcCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	r, ok := v.(*received)
+	if !ok {
+		return c.CodecV2.Unmarshal(data, v) //nolint:wrapcheck // of a library's service
+	}
+	if n := data.Len(); n > c.limit {
+		r.refused = wire.Status(errTooLarge(c.limit)).Err()
+		return nil
+	}
+	if err := c.CodecV2.Unmarshal(data, r.into); err != nil {
+		e := failure.New(failure.InvalidField, "the message does not decode: %v", err)
+		r.refused = wire.StatusWithCode(e, codes.Internal).Err()
+	}
+	return nil
+}
+
+// errTooLarge refuses a message.
+func errTooLarge(limit int) *failure.Error {
+	return failure.New(failure.Limit, "the message is larger than %d bytes", limit)
+}
 
 // jsonCodec is protojson with two rules of its own: zero values are written,
 // and a field that the message does not have is refused by its name, since a

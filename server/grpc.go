@@ -2,16 +2,16 @@ package server
 
 import (
 	"context"
+	"math"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
-	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
@@ -22,6 +22,10 @@ import (
 const (
 	// maxHeaderBytes bounds the headers of a request on both listeners.
 	maxHeaderBytes = 16 << 10
+	// readMargin is how many times the largest message gRPC reads to be able
+	// to refuse it with a reason. Beyond it stops reading and says
+	// resource_exhausted by itself.
+	readMargin = 4
 	// minClientPing is how often a client may ping. Peers and the Go client
 	// ping every few seconds to notice a dead node.
 	minClientPing = time.Second
@@ -31,7 +35,8 @@ const (
 func (s *Server) newGRPC() *grpc.Server {
 	cfg := &s.cfg
 	g := grpc.NewServer(
-		grpc.MaxRecvMsgSize(cfg.MaxMessageBytes),
+		grpc.MaxRecvMsgSize(min(cfg.MaxMessageBytes, math.MaxInt32/readMargin)*readMargin),
+		grpc.ForceServerCodecV2(newGRPCCodec(cfg.MaxMessageBytes)),
 		grpc.MaxConcurrentStreams(uint32(cfg.MaxStreams)), //nolint:gosec // bounded by withDefaults
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.ConnectionTimeout(cfg.HandshakeTimeout),
@@ -78,30 +83,26 @@ func registerClusters(g *grpc.Server, s *clusters) {
 	g.RegisterService(&desc, s)
 }
 
-func grpcMethod[Q, R any](name string, call func(context.Context, *Q) (*R, error)) grpc.MethodDesc {
+func grpcMethod[Q any, PQ interface {
+	*Q
+	proto.Message
+}, R any](name string, call func(context.Context, PQ) (*R, error)) grpc.MethodDesc {
 	return grpc.MethodDesc{
 		MethodName: name,
 		Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			in := new(Q)
-			if err := decode(in); err != nil {
-				return nil, undecoded(err)
+			in := new(struct {
+				received
+				message Q
+			})
+			in.into = PQ(&in.message)
+			if err := decode(&in.received); err != nil {
+				return nil, err // of the transport: the client has it already
 			}
-			return call(ctx, in)
+			if in.refused != nil {
+				return nil, in.refused
+			}
+			return call(ctx, &in.message)
 		},
-	}
-}
-
-// undecoded gives a reason to the library's refusal of a message. The code of
-// a message that does not decode stays the library's.
-func undecoded(err error) error {
-	st := status.Convert(err)
-	switch st.Code() {
-	case codes.ResourceExhausted:
-		return wire.Status(failure.New(failure.Limit, "%s", st.Message())).Err()
-	case codes.Internal:
-		return wire.StatusWithCode(failure.New(failure.InvalidField, "%s", st.Message()), codes.Internal).Err()
-	default: // the client left, or its connection did
-		return err
 	}
 }
 

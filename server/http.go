@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/VictoriaMetrics/metrics"
@@ -99,10 +100,13 @@ func (s *Server) counted(next http.Handler) http.Handler {
 // what follows to its end, and call it resource_exhausted, which means
 // OVERLOADED here.
 func (s *Server) bounded(next http.Handler) http.Handler {
-	tooLarge := connectFailure(failure.New(failure.Limit, "the message is larger than %d bytes", s.cfg.MaxMessageBytes))
-	limit := int64(s.cfg.MaxMessageBytes) + envelopeBytes
+	tooLarge := connectFailure(errTooLarge(s.cfg.MaxMessageBytes))
 	errorWriter := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		limit := int64(s.cfg.MaxMessageBytes)
+		if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			limit += envelopeBytes
+		}
 		if r.ContentLength > limit {
 			w.Header().Set("Connection", "close") // the body stays unread
 			_ = errorWriter.Write(w, r, tooLarge)

@@ -13,6 +13,7 @@ type listener struct {
 	*net.TCPListener
 	limit int64
 	open  atomic.Int64
+	conns sync.Map // *conn to nothing: those that are open
 }
 
 // listen binds an address. purpose and flag are for the error.
@@ -38,22 +39,38 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, err //nolint:wrapcheck // both servers look at its type
 		}
 		if l.open.Add(1) <= l.limit {
-			return &conn{TCPConn: c, open: &l.open}, nil
+			counted := &conn{TCPConn: c, of: l}
+			l.conns.Store(counted, nil)
+			return counted, nil
 		}
 		l.open.Add(-1)
 		_ = c.Close()
 	}
 }
 
+// closeConns closes what is still open, among it the connections that gRPC does
+// not know yet, since they have not sent their preface.
+func (l *listener) closeConns() {
+	l.conns.Range(func(c, _ any) bool {
+		if c, ok := c.(*conn); ok {
+			_ = c.Close()
+		}
+		return true
+	})
+}
+
 // conn counts its own end.
 type conn struct {
 	*net.TCPConn
-	open *atomic.Int64
+	of   *listener
 	once sync.Once
 }
 
 // Close implements net.Conn.
 func (c *conn) Close() error {
-	c.once.Do(func() { c.open.Add(-1) })
+	c.once.Do(func() {
+		c.of.open.Add(-1)
+		c.of.conns.Delete(c)
+	})
 	return c.TCPConn.Close() //nolint:wrapcheck // both servers look at its type
 }

@@ -36,6 +36,7 @@ type Server struct {
 	life struct { // guarded by mu
 		started, ended    bool
 		grpc              *grpc.Server
+		grpcLis           *listener
 		http              *http.Server
 		grpcAddr, webAddr string
 		stopErr           error
@@ -125,7 +126,7 @@ func (s *Server) listen(ctx context.Context) (grpcLis, httpLis *listener, err er
 
 // serveGRPC needs mu.
 func (s *Server) serveGRPC(ctx context.Context, lis *listener) {
-	s.life.grpc, s.life.grpcAddr = s.newGRPC(), lis.Addr().String()
+	s.life.grpc, s.life.grpcLis, s.life.grpcAddr = s.newGRPC(), lis, lis.Addr().String()
 	s.countConns("grpc", lis)
 	g := s.life.grpc
 	s.serving.Go(func() {
@@ -208,10 +209,10 @@ func (s *Server) stop(ctx context.Context) error {
 	s.core.gate.closed.Store(true)
 	close(s.stopping)
 	s.mu.Lock()
-	g, h, gauges := s.life.grpc, s.life.http, s.life.gauges
+	g, lis, h, gauges := s.life.grpc, s.life.grpcLis, s.life.http, s.life.gauges
 	s.mu.Unlock()
 	cut := s.core.gate.drain(ctx)
-	s.closeAll(ctx, g, h)
+	s.closeAll(ctx, g, lis, h)
 	for _, name := range gauges {
 		s.cfg.Metrics.UnregisterMetric(name)
 	}
@@ -224,12 +225,12 @@ func (s *Server) stop(ctx context.Context) error {
 
 // closeAll closes both servers: gently while ctx and closeGrace last, then by
 // force. It returns when none of their goroutines runs any more.
-func (s *Server) closeAll(ctx context.Context, g *grpc.Server, h *http.Server) {
+func (s *Server) closeAll(ctx context.Context, g *grpc.Server, lis *listener, h *http.Server) {
 	ctx, cancel := context.WithTimeout(ctx, closeGrace)
 	defer cancel()
 	var closing sync.WaitGroup
 	if g != nil {
-		closing.Go(func() { stopGRPC(ctx, g) })
+		closing.Go(func() { stopGRPC(ctx, g, lis) })
 	}
 	if h != nil {
 		closing.Go(func() {
@@ -244,7 +245,7 @@ func (s *Server) closeAll(ctx context.Context, g *grpc.Server, h *http.Server) {
 }
 
 // stopGRPC ends g gently until ctx does, then by force.
-func stopGRPC(ctx context.Context, g *grpc.Server) {
+func stopGRPC(ctx context.Context, g *grpc.Server, lis *listener) {
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
@@ -253,6 +254,7 @@ func stopGRPC(ctx context.Context, g *grpc.Server) {
 	select {
 	case <-gone:
 	case <-ctx.Done():
+		lis.closeConns()
 		g.Stop()
 		<-gone
 	}

@@ -3,7 +3,6 @@ package peers
 import (
 	"fmt"
 	"hash/maphash"
-	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -175,6 +174,6 @@ func (g *Grains) Close() { g.cluster.Shutdown(false) }
 // quiet keeps the library's log out of the figures.
 func quiet() pactor.ConfigOption {
 	return pactor.WithLoggerFactory(func(*pactor.ActorSystem) *slog.Logger {
-		return slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelError + 1}))
+		return slog.New(slog.DiscardHandler)
 	})
 }

@@ -123,7 +123,7 @@ func (r *Redis) ping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
 		return err
 	}
@@ -193,8 +193,11 @@ func parseRedisRate(out string) (float64, error) {
 		return 0, fmt.Errorf("peers: redis-benchmark printed no rps: %q", out)
 	}
 	rate, err := strconv.ParseFloat(rows[1][column], 64)
-	if err != nil || rate <= 0 {
-		return 0, fmt.Errorf("peers: redis-benchmark's rate %q: %w", rows[1][column], err)
+	if err != nil {
+		return 0, fmt.Errorf("peers: redis-benchmark's rate: %w", err)
+	}
+	if !(rate > 0) {
+		return 0, fmt.Errorf("peers: redis-benchmark's rate is %v", rate)
 	}
 	return rate, nil
 }
@@ -261,7 +264,7 @@ func freePort(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("peers: no free port: %w", err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	addr, ok := l.Addr().(*net.TCPAddr)
 	if !ok {
 		return 0, fmt.Errorf("peers: no free port: %v", l.Addr())

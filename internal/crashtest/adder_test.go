@@ -45,7 +45,6 @@ type adder struct {
 	client *client.Client
 	number string
 	stop   <-chan struct{}
-	acks   atomic.Int64
 
 	mu     sync.Mutex
 	tallys map[string]*tally // guarded by mu

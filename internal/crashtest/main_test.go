@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,7 +49,10 @@ func runTests(m *testing.M) int {
 	// A developer's settings are none of the program's here.
 	for _, kv := range os.Environ() {
 		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "QUERN_") && !keepEnv(name) {
-			os.Unsetenv(name)
+			if err := os.Unsetenv(name); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
 		}
 	}
 	return m.Run()
@@ -85,7 +89,7 @@ func binary(t *testing.T) string {
 func serve(t *testing.T, data string, args ...string) *nodeproc.Process {
 	t.Helper()
 	all := []string{"--store", "embedded", "--http", "127.0.0.1:0"}
-	if !contains(args, "--listen") {
+	if !slices.Contains(args, "--listen") {
 		all = append(all, "--listen", "127.0.0.1:0")
 	}
 	p, err := nodeproc.Serve(binary(t), data, append(all, args...)...)
@@ -193,15 +197,10 @@ func chance(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, seed))
 }
 
-// dataFolder returns a fresh folder to be, outside of t.TempDir so that its
-// removal cannot fail a test in which a node is still being killed.
+// dataFolder returns the path of a folder to be.
 func dataFolder(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp(scratch, "node")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(dir, "data")
+	return filepath.Join(t.TempDir(), "data")
 }
 
 // tail returns the last part of a log.
@@ -211,13 +210,4 @@ func tail(s string) string {
 		return "…" + s[len(s)-most:]
 	}
 	return s
-}
-
-func contains(args []string, flag string) bool {
-	for _, a := range args {
-		if a == flag {
-			return true
-		}
-	}
-	return false
 }

@@ -1,0 +1,44 @@
+package actors
+
+// Barrier returns when all calls that were submitted to a shard before have
+// had their turn.
+func (r *Runtime) Barrier(shard uint32) {
+	done := make(chan struct{})
+	r.shards[shard].box.post(func() { close(done) })
+	<-done
+}
+
+// WaitingAt returns how many calls wait in a shard.
+func (r *Runtime) WaitingAt(shard uint32) int {
+	n := make(chan int, 1)
+	s := r.shards[shard]
+	s.box.post(func() { n <- s.waiting })
+	return <-n
+}
+
+// Crash makes a shard panic outside of any handler.
+func (r *Runtime) Crash(shard uint32) {
+	r.shards[shard].box.post(func() { panic("crashed by the test") })
+}
+
+// Resident returns the weight of a shard's memory.
+func (r *Runtime) Resident() (n int) {
+	for _, s := range r.shards {
+		n += int(s.counts.resident.Load())
+	}
+	return n
+}
+
+var (
+	ParseTimerKey = parseTimerKey
+	DecodeOnce    = decodeOnce
+)
+
+const (
+	OnceLimit = onceLimit
+	OnceKept  = onceKept
+	OnceYoung = onceYoung
+)
+
+// QueuedAt returns how many calls were left for a shard's runner.
+func (r *Runtime) QueuedAt(shard uint32) int { return r.shards[shard].box.UserMessageCount() }
