@@ -4,6 +4,9 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+
+	"github.com/quern-io/quern/cluster"
+	"github.com/quern-io/quern/storage/memory"
 )
 
 // spread runs fn from many callers at once, each with its own number.
@@ -29,7 +32,7 @@ func spread(b *testing.B, callers int, fn func(caller, i int)) {
 func BenchmarkAdd(b *testing.B) {
 	for _, size := range []struct{ callers, keys int }{{1, 1}, {1, 1000}, {1000, 1000}, {1000, 1}, {8, 1_000_000}} {
 		b.Run(strconv.Itoa(size.callers)+"callers/"+strconv.Itoa(size.keys)+"keys", func(b *testing.B) {
-			r := newRig(b, newMemory())
+			r := newRig(b, memory.New(256))
 			keys := make([]string, size.keys)
 			for i := range keys {
 				keys[i] = "counter:" + strconv.Itoa(i)
@@ -43,6 +46,35 @@ func BenchmarkAdd(b *testing.B) {
 				if _, err := r.counter(key).Add(ctx, 1); err != nil {
 					b.Error(err)
 				}
+			})
+		})
+	}
+}
+
+// BenchmarkMutexMap is the limit to hold BenchmarkAdd against: the same work on
+// a map under sharded mutexes, which promises nothing.
+func BenchmarkMutexMap(b *testing.B) {
+	for _, size := range []struct{ callers, keys int }{{1, 1}, {1000, 1000}, {8, 1_000_000}} {
+		b.Run(strconv.Itoa(size.callers)+"callers/"+strconv.Itoa(size.keys)+"keys", func(b *testing.B) {
+			var shards [256]struct {
+				sync.Mutex
+				values map[string]int64
+				_      [48]byte
+			}
+			keys := make([]string, size.keys)
+			for i := range shards {
+				shards[i].values = make(map[string]int64)
+			}
+			for i := range keys {
+				keys[i] = "counter:" + strconv.Itoa(i)
+				shards[cluster.Shard(keys[i], 256)].values[keys[i]] = 0
+			}
+			spread(b, size.callers, func(caller, i int) {
+				key := keys[(caller*7919+i*31)%size.keys]
+				s := &shards[cluster.Shard(key, 256)]
+				s.Lock()
+				s.values[key]++
+				s.Unlock()
 			})
 		})
 	}

@@ -1,17 +1,32 @@
 package peers
 
 import (
+	"context"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/quern-io/quern"
 )
 
-// The benchmarks of the peers alone, for -benchmem and profiles. What is to be
+// The systems one after the other, for -benchmem and profiles. What is to be
 // compared with Quern is measured by TestCompare…, in alternating rounds.
 
 func BenchmarkPeers(b *testing.B) {
 	keys := Keys("k", 1000)
+	b.Run("quern", func(b *testing.B) {
+		node, err := quern.Open(b.Context(), quern.Config{Store: quern.StoreMemory})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer func() {
+			if err := node.Close(context.WithoutCancel(b.Context())); err != nil {
+				b.Error(err)
+			}
+		}()
+		benchmarkCounters(b, keys, addFunc(adder(b.Context(), node)))
+	})
 	b.Run("map", func(b *testing.B) { benchmarkCounters(b, keys, NewMap()) })
 	b.Run("protoactor-future", func(b *testing.B) {
 		actors := NewActors(keys)
@@ -24,6 +39,11 @@ func BenchmarkPeers(b *testing.B) {
 		benchmarkCounters(b, keys, grains)
 	})
 }
+
+// addFunc is a function as Counters.
+type addFunc func(key string, delta int64) (int64, error)
+
+func (f addFunc) Add(key string, delta int64) (int64, error) { return f(key, delta) }
 
 func benchmarkCounters(b *testing.B, keys []string, counters Counters) {
 	b.Helper()
