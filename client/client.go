@@ -54,7 +54,6 @@ type Client struct {
 	cluster quernv1.ClusterServiceClient
 	addrs   string
 	dials   dialErrors
-	options []grpc.CallOption
 }
 
 var _ handles.Invoker = (*Client)(nil)
@@ -119,7 +118,6 @@ func (c *Client) dialOptions(addrs []string, o Options) []grpc.DialOption {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
 		grpc.WithIdleTimeout(0),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(o.MaxMessageBytes)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: minBackoff, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
 			MinConnectTimeout: dialTimeout,

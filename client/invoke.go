@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync"
 	"unicode/utf8"
 
 	"google.golang.org/grpc"
@@ -18,10 +19,6 @@ import (
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
-// reasonUnreachable is the reason under which ErrUnreachable travels: the one
-// that says "not done, not here, try again".
-const reasonUnreachable = failure.NotOwner
-
 // Invoke implements handles.Invoker. Request and Reply are not used any more
 // when it returns, whatever it returns. Besides what the operation itself can
 // fail with it returns what the package's documentation lists.
@@ -32,17 +29,31 @@ func (c *Client) Invoke(ctx context.Context, op *handles.Operation) error {
 	if !utf8.ValidString(op.IdempotencyKey) {
 		return failure.New(failure.InvalidField, "the idempotency key is not valid UTF-8")
 	}
-	var (
-		header metadata.MD
-		node   peer.Peer
-	)
-	err := c.conn.Invoke(ctx, op.Method.Procedure, op.Request, op.Reply, grpc.Header(&header), grpc.Peer(&node))
+	f := feedbacks.Get().(*feedback) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	err := c.conn.Invoke(ctx, op.Method.Procedure, op.Request, op.Reply, f.options[:]...)
+	header, sent := f.header, f.node.Addr != nil
+	f.header, f.node = nil, peer.Peer{}
+	feedbacks.Put(f)
 	op.Origin = origin(header)
 	if err != nil {
-		return c.failure(ctx, err, node.Addr != nil)
+		return c.failure(ctx, err, sent)
 	}
 	return nil
 }
+
+// feedback is what gRPC tells of a call besides its reply. It is filled in
+// until Invoke returns, and not later.
+type feedback struct {
+	header  metadata.MD
+	node    peer.Peer // set where the call got a stream
+	options [2]grpc.CallOption
+}
+
+var feedbacks = sync.Pool{New: func() any {
+	f := new(feedback)
+	f.options = [2]grpc.CallOption{grpc.Header(&f.header), grpc.Peer(&f.node)}
+	return f
+}}
 
 // origin reads who answered; what is missing stays zero.
 func origin(header metadata.MD) handles.Origin {
@@ -105,7 +116,8 @@ func (c *Client) failure(ctx context.Context, err error, sent bool) *failure.Err
 	}
 	switch {
 	case !sent && st.Code() != codes.DeadlineExceeded:
-		return failure.Wrap(&unreachable{err: err}, reasonUnreachable, "no node can be reached at %s: %s", c.addrs, st.Message())
+		// NOT_OWNER is the reason that says "not done, not here, try again".
+		return failure.Wrap(&unreachable{err: err}, failure.NotOwner, "no node can be reached at %s: %s", c.addrs, st.Message())
 	case st.Code() == codes.Unimplemented:
 		return failure.Wrap(err, failure.UnknownMethod, "%s", st.Message())
 	case st.Code() == codes.DeadlineExceeded:

@@ -105,7 +105,7 @@ func start(tb testing.TB, b server.Backend, change ...func(*server.Config)) *ser
 
 func stop(tb testing.TB, s *server.Server) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), testTimeout) //nolint:usetesting // runs in a cleanup
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()
 	if err := s.Stop(ctx); err != nil {
 		tb.Error(err)

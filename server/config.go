@@ -79,7 +79,7 @@ type Config struct {
 	IdleTimeout time.Duration
 }
 
-func (c *Config) validate() error {
+func (c Config) validate() error {
 	if c.Backend == nil {
 		return errors.New("server: config without a backend")
 	}

@@ -22,6 +22,11 @@ import (
 const (
 	// maxHeaderBytes bounds the headers of a request on both listeners.
 	maxHeaderBytes = 16 << 10
+	// streamWorkers is the number of goroutines that are kept for calls: they
+	// have grown their stacks already, which costs a new goroutine a tenth of
+	// a small call. Calls beyond them get a goroutine each. More of them are
+	// worse than few: their stacks shrink again while they wait.
+	streamWorkers = 64
 	// readMargin is how many times the largest message gRPC reads to be able
 	// to refuse it with a reason. Beyond it stops reading and says
 	// resource_exhausted by itself.
@@ -47,6 +52,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: cfg.KeepAlive, Timeout: cfg.KeepAlive}),
 		grpc.WaitForHandlers(true),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.UnknownServiceHandler(unknownMethod),
 	)
 	face := newGRPCFace()

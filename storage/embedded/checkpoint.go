@@ -49,6 +49,7 @@ func (g *generation) checkpoint(f *frozenTail) error {
 	}
 	if g.s.o.hooks.dropBeforeFlush {
 		g.dropJournal(f.first)
+		_ = syncDir(g.s.o.FS, g.s.o.FS.PathJoin(g.s.o.Dir, journalDir))
 	}
 	if err := g.writeStates(f); err != nil {
 		return err

@@ -11,12 +11,12 @@ import (
 
 // Commit appends the batches to the journal, as one frame where they fit, syncs
 // it and then shows them to readers. Verdicts other than Done carry: Fenced
-// ErrFenced; Refused ErrClosed, ErrBroken, ErrDiskFull, ErrBehind, ErrTooLarge,
-// ErrShard or the context's error; Unclear ErrBroken. Once the append has begun
+// ErrFenced; Refused ErrClosed, ErrBroken, ErrDiskFull, ErrGrow, ErrBehind,
+// ErrTooLarge, ErrShard or the context's error; Unclear ErrBroken. Once the append has begun
 // ctx is not looked at any more: a disk that hangs holds the call.
 func (s *Store) Commit(ctx context.Context, batches []actors.Batch) []actors.Verdict {
 	verdicts := make([]actors.Verdict, len(batches))
-	g, err := s.lockWrite(ctx)
+	g, err := s.lockWrite(ctx, 2*s.o.TailBytes)
 	if err != nil {
 		return s.refuse(verdicts, err)
 	}
@@ -69,12 +69,20 @@ func (s *Store) commitSome(g *generation, batches []actors.Batch, verdicts []act
 	case err == nil:
 		s.metrics.records.Add(records)
 		return n, nil
-	case errors.Is(err, errNoRoom):
-		s.settle(verdicts[:n], actors.Refused, asFull(err))
+	case errors.Is(err, ErrGrow):
+		s.settle(verdicts[:n], actors.Refused, notGrown(err))
 		return n, nil
 	}
 	s.settle(verdicts[:n], actors.Unclear, fmt.Errorf("%w: %w", ErrBroken, err))
 	return n, err
+}
+
+// notGrown marks an ErrGrow with what it means for the caller.
+func notGrown(err error) error {
+	if errors.Is(err, errStopped) {
+		return fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	return asFull(err)
 }
 
 // choose takes batches from the front until the frame is full, and gives those
@@ -153,7 +161,7 @@ func (g *generation) freezeIfFull() {
 }
 
 // Raise raises epochs, all with one append. It returns ErrClosed, ErrBroken,
-// ErrDiskFull, ErrBehind, ErrShard, or the context's error. After ErrBroken the
+// ErrDiskFull, ErrGrow, ErrBehind, ErrShard, or the context's error. After ErrBroken the
 // epochs are perhaps raised; after any other nothing was.
 func (s *Store) Raise(ctx context.Context, requests []actors.Raise) ([]actors.Raised, error) {
 	for i := range requests {
@@ -161,7 +169,9 @@ func (s *Store) Raise(ctx context.Context, requests []actors.Raise) ([]actors.Ra
 			return nil, fmt.Errorf("%w: %d of %d", ErrShard, requests[i].Shard, s.info.Shards)
 		}
 	}
-	g, err := s.lockWrite(ctx)
+	// Raises go a little further than commits: a shard must raise to be read
+	// again, also while checkpoints fail.
+	g, err := s.lockWrite(ctx, 3*s.o.TailBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -174,8 +184,8 @@ func (s *Store) Raise(ctx context.Context, requests []actors.Raise) ([]actors.Ra
 	case err == nil:
 		g.freezeIfFull()
 		return raised, nil
-	case errors.Is(err, errNoRoom):
-		return nil, asFull(err)
+	case errors.Is(err, ErrGrow):
+		return nil, notGrown(err)
 	}
 	g.fail(err)
 	return nil, fmt.Errorf("%w: %w", ErrBroken, err)

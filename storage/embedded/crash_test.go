@@ -89,14 +89,19 @@ func (d *driver) raise(ctx context.Context) error {
 	}
 	d.mu.Unlock()
 	raised, err := d.store.Raise(ctx, requests)
-	if errors.Is(err, embedded.ErrBroken) || errors.Is(err, embedded.ErrDiskFull) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	switch {
+	case errors.Is(err, embedded.ErrBroken):
+		return nil
+	case errors.Is(err, embedded.ErrBehind), errors.Is(err, embedded.ErrGrow):
+		for _, r := range requests {
+			d.perhaps[r.Shard].epoch = d.acked[r.Shard].epoch
+		}
+		return nil
+	case err != nil:
+		return err
+	}
 	for i, r := range raised {
 		if !r.OK {
 			return fmt.Errorf("raise %+v: %+v", requests[i], r)
@@ -222,6 +227,9 @@ func stateOf(ctx context.Context, s *embedded.Store, shard uint32) (shardState, 
 	}
 	// A raise to 0 changes nothing and answers with the row.
 	raised, err := s.Raise(ctx, []actors.Raise{{Shard: shard}})
+	for errors.Is(err, embedded.ErrBehind) {
+		raised, err = s.Raise(ctx, []actors.Raise{{Shard: shard}})
+	}
 	if err != nil {
 		return state, err
 	}

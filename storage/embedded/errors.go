@@ -37,6 +37,9 @@ var (
 	// ErrBehind: the states database does not keep up or fails, and the tail
 	// has reached its bound. Nothing was written. Retryable.
 	ErrBehind = errors.New("embedded: checkpoint is behind")
+	// ErrGrow: the journal's file could not be made longer. Nothing was
+	// written. Where the disk is full, ErrDiskFull comes with it. Retryable.
+	ErrGrow = errors.New("embedded: journal cannot grow")
 	// ErrTooLarge: the batch is larger than Options.MaxBatchBytes. Terminal
 	// for this batch.
 	ErrTooLarge = errors.New("embedded: batch is too large")

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -59,26 +60,36 @@ type fencedFS struct {
 	fence *fence
 	// pebble is set where pebble uses it, not the journal.
 	pebble bool
-	// spare, where set, refuses new tables while the disk has too little room.
+	// spare refuses new tables while the disk has too little room. Pebble only.
 	spare func() error
+	// dirFailed is told when a folder could not be synced. Pebble only.
+	dirFailed func(error)
 }
 
-// errorPause is how long pebble waits for the answer of a failed operation. It
-// tries a failed flush or compaction again at once and for ever [source: pebble
-// compaction.go, flush]; this keeps it from spinning. Pebble holds no lock during
-// file operations of flushes and compactions.
-const errorPause = 50 * time.Millisecond
+// errorPause is how long pebble waits for the answer of a failed operation,
+// stoppedPause how long behind a fence. It tries a failed flush or compaction
+// again at once and for ever, until it is closed [source: pebble compaction.go,
+// flush]; this keeps it from spinning. Pebble holds no lock during file operations
+// of flushes and compactions.
+const (
+	errorPause   = 50 * time.Millisecond
+	stoppedPause = 2 * time.Millisecond
+)
 
 // pause returns err, for pebble after a while.
 func (f *fencedFS) pause(err error) error {
-	if err == nil || !f.pebble || f.fence.up.Load() || oserror.IsNotExist(err) || oserror.IsExist(err) {
+	if err == nil || !f.pebble || oserror.IsNotExist(err) || oserror.IsExist(err) {
 		return err
 	}
-	timer := time.NewTimer(errorPause)
+	d, raised := errorPause, f.fence.raised
+	if f.fence.up.Load() {
+		d, raised = stoppedPause, nil
+	}
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-f.fence.raised:
+	case <-raised:
 	}
 	return err
 }
@@ -99,7 +110,15 @@ func (f *fencedFS) open(op func() (vfs.File, error)) (vfs.File, error) {
 
 // Create refuses tables while there is less room than spare asks for, so that
 // pebble's MANIFEST, whose failure costs a recovery, does not meet a full disk.
+// It syncs the folder ahead of a marker: pebble creates a MANIFEST and the marker
+// that names it and syncs their names together [source: atomicfs, Marker.Move],
+// so that a power cut could leave the marker alone.
 func (f *fencedFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if f.pebble && strings.HasPrefix(f.FS.PathBase(name), "marker.") {
+		if err := syncDir(f, f.FS.PathDir(name)); err != nil {
+			return nil, err
+		}
+	}
 	if f.spare != nil && strings.HasSuffix(name, ".sst") {
 		if err := f.spare(); err != nil {
 			return nil, f.pause(err)
@@ -117,7 +136,11 @@ func (f *fencedFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategor
 }
 
 func (f *fencedFS) OpenDir(name string) (vfs.File, error) {
-	return f.open(func() (vfs.File, error) { return f.FS.OpenDir(name) })
+	file, err := f.open(func() (vfs.File, error) { return f.FS.OpenDir(name) })
+	if err == nil && f.pebble {
+		file = &pebbleDir{File: file, failed: f.dirFailed}
+	}
+	return file, err
 }
 
 func (f *fencedFS) Link(oldname, newname string) error {
@@ -177,6 +200,22 @@ func (f *fencedFile) SyncData() error { return f.fs.change(f.File.SyncData) }
 func (f *fencedFile) SyncTo(length int64) (full bool, err error) {
 	err = f.fs.change(func() (err error) { full, err = f.File.SyncTo(length); return err })
 	return full, err
+}
+
+// pebbleDir is a folder that pebble syncs. Pebble panics where that fails while it
+// moves a marker [source: atomicfs, Marker.Move]. So failed raises the fence, and
+// then pebble is told that all is well: whatever it goes on to do fails, and
+// nothing that it believes durable is used to delete anything.
+type pebbleDir struct {
+	vfs.File
+	failed func(error)
+}
+
+func (d *pebbleDir) Sync() error {
+	if err := d.File.Sync(); err != nil {
+		d.failed(fmt.Errorf("sync states folder: %w", err))
+	}
+	return nil
 }
 
 // isFull says whether err is a full disk or a quota.

@@ -21,10 +21,6 @@ const (
 	zeroFillMax = 64 << 10
 )
 
-// errNoRoom wraps the failure to make a journal file longer. No byte of a frame
-// was written.
-var errNoRoom = errors.New("embedded: journal cannot grow")
-
 var zeros [64 << 10]byte
 
 func journalName(number uint64) string { return fmt.Sprintf("%08d%s", number, journalSuffix) }
@@ -132,7 +128,7 @@ func (j *journal) rotate() error {
 	return nil
 }
 
-// write writes a sealed frame without syncing it. An error that is errNoRoom
+// write writes a sealed frame without syncing it. An error that is ErrGrow
 // left the journal as it was; after any other, and after any error of sync, the
 // frame is perhaps there and the journal must not be used any more.
 func (j *journal) write(frame []byte) error {
@@ -171,12 +167,12 @@ func (j *journal) reserve(n int64) error {
 		if errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS) || err == nil {
 			return nil
 		}
-		return fmt.Errorf("%w: %w", errNoRoom, err)
+		return fmt.Errorf("%w: %w", ErrGrow, err)
 	}
 	for end := need + j.grow - need%j.grow; j.filled < end; {
 		n, err := j.file.WriteAt(zeros[:min(end-j.filled, int64(len(zeros)))], j.filled)
 		if err != nil {
-			return fmt.Errorf("%w: %w", errNoRoom, err)
+			return fmt.Errorf("%w: %w", ErrGrow, err)
 		}
 		j.filled += int64(n)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 const (
@@ -56,7 +57,7 @@ func encodePosition(cluster [16]byte, position uint64) []byte {
 // openStates opens pebble for one generation.
 func (g *generation) openStates() (*pebble.DB, error) {
 	o := &pebble.Options{
-		FS:                 &fencedFS{FS: g.s.o.FS, fence: g.fence, pebble: true, spare: g.spareRoom},
+		FS:                 &fencedFS{FS: g.s.o.FS, fence: g.fence, pebble: true, spare: g.spareRoom, dirFailed: g.fail},
 		DisableWAL:         true,
 		FormatMajorVersion: statesFormat,
 		CacheSize:          g.s.o.CacheBytes,
@@ -81,16 +82,41 @@ func (g *generation) openStates() (*pebble.DB, error) {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
 	dir := g.s.o.FS.PathJoin(g.s.o.Dir, statesDir)
+	if err := removeLogs(o.FS, dir); err != nil {
+		return nil, err
+	}
 	return isolated(func() (*pebble.DB, error) { return pebble.Open(dir, o) })
 }
 
+// removeLogs deletes pebble's own logs, which are empty. Open would flush for each
+// of them and wait, without an end, until that succeeds [source: open.go].
+func removeLogs(fs vfs.FS, dir string) error {
+	names, err := fs.List(dir)
+	if err != nil && !isNotExist(err) {
+		return fmt.Errorf("list %s: %w", dir, err)
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, journalSuffix) {
+			if err := fs.Remove(fs.PathJoin(dir, name)); err != nil && !isNotExist(err) {
+				return fmt.Errorf("remove %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
 // isolated runs f in a goroutine of its own, so that a Goexit in it (see
-// pebbleLogger) ends in an error and not in the caller's end.
+// pebbleLogger) or a panic ends in an error and not in the caller's end.
 func isolated[T any](f func() (T, error)) (result T, err error) {
 	done := make(chan struct{})
 	err = errors.New("embedded: pebble gave up")
 	go func() {
 		defer close(done)
+		defer func() {
+			if r := recover(); r != nil {
+				err = fmt.Errorf("embedded: pebble gave up: %v", r)
+			}
+		}()
 		result, err = f()
 	}()
 	<-done

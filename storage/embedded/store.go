@@ -198,10 +198,10 @@ func (s *Store) change(p phase) {
 	s.metrics.open.Set(map[bool]float64{true: 1}[p == phaseOpen])
 }
 
-// lockWrite takes s.write and returns the generation to write to, once there is
-// room in its tail. Errors: ErrClosed, ErrBroken, ErrBehind, the context's;
+// lockWrite takes s.write and returns the generation to write to, once its tail
+// is below limit. Errors: ErrClosed, ErrBroken, ErrBehind, the context's;
 // s.write is not held then.
-func (s *Store) lockWrite(ctx context.Context) (*generation, error) {
+func (s *Store) lockWrite(ctx context.Context, limit int64) (*generation, error) {
 	for {
 		select {
 		case s.write <- struct{}{}:
@@ -213,7 +213,7 @@ func (s *Store) lockWrite(ctx context.Context) (*generation, error) {
 		s.mu.Unlock()
 		if phase == phaseOpen {
 			var err error
-			if wait, err = g.makeRoom(); err == nil && wait == nil {
+			if wait, err = g.makeRoom(limit); err == nil && wait == nil {
 				return g, nil
 			} else if err != nil {
 				<-s.write
@@ -241,11 +241,10 @@ func (g *generation) stopped(p phase) <-chan struct{} {
 	return nil
 }
 
-// makeRoom sees to it that the active tail is below its bound. It returns a
+// makeRoom sees to it that the active tail is below limit. It returns a
 // channel to wait on where the checkpoint must be waited for, ErrBehind where it
 // fails. s.write is held.
-func (g *generation) makeRoom() (wait chan struct{}, err error) {
-	limit := 2 * g.s.o.TailBytes
+func (g *generation) makeRoom(limit int64) (wait chan struct{}, err error) {
 	if g.tails.Load().active.bytes < limit {
 		return nil, nil
 	}

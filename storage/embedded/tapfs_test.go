@@ -68,7 +68,11 @@ func (f *tapFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) 
 
 func (f *tapFS) OpenDir(name string) (vfs.File, error) {
 	file, err := f.FS.OpenDir(name)
-	return f.wrap(file, err, name)
+	file, err = f.wrap(file, err, name)
+	if err == nil {
+		file.(*tapFile).dir = true
+	}
+	return file, err
 }
 
 func (f *tapFS) Link(oldname, newname string) error {
@@ -82,6 +86,9 @@ func (f *tapFS) Remove(name string) error {
 	if err := f.before("remove", name); err != nil {
 		return err
 	}
+	f.mu.Lock()
+	delete(f.lying, name)
+	f.mu.Unlock()
 	return f.FS.Remove(name)
 }
 
@@ -127,6 +134,7 @@ type tapFile struct {
 	vfs.File
 	fs   *tapFS
 	path string // guarded by fs.mu
+	dir  bool
 }
 
 func (f *tapFile) name() string {
@@ -177,7 +185,7 @@ func (f *tapFile) sync(sync func() error) error {
 	path := f.name()
 	err := f.fs.before("sync", path)
 	f.fs.mu.Lock()
-	if errors.Is(err, errLost) {
+	if errors.Is(err, errLost) && !f.dir {
 		f.fs.lying[path] = true
 	}
 	lying := f.fs.lying[path]

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"connectrpc.com/connect"
+
+	"github.com/quern-io/quern"
+	"github.com/quern-io/quern/bench"
+	"github.com/quern-io/quern/client"
+	"github.com/quern-io/quern/failure"
+)
+
+// Exit codes, as the outward contract has them.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitUnknown     = 3
+	exitUnreachable = 4
+)
+
+// errSaid is a failure whose result was printed: exit code 1, nothing more.
+var errSaid = errors.New("the command's result is a failure")
+
+// usageError is a command line or a setting that cannot work.
+type usageError struct {
+	err  error
+	help string // the command that tells more; empty where none does
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+
+func (e *usageError) Unwrap() error { return e.err }
+
+// usagef returns a usage error; its message names the flag and the value.
+func usagef(format string, args ...any) error {
+	return &usageError{err: fmt.Errorf(format, args...)}
+}
+
+// report is a failure as --json prints it.
+type report struct {
+	Code      string `json:"code"`
+	Reason    string `json:"reason"`
+	Message   string `json:"message"`
+	Retryable bool   `json:"retryable"`
+	Outcome   string `json:"outcome"`
+}
+
+// fail says what went wrong, on stdout where JSON is wanted and on stderr
+// otherwise, and returns the exit code.
+func (a *app) fail(err error, asJSON bool) int {
+	if errors.Is(err, errSaid) {
+		return exitFailed
+	}
+	r, code := classify(err)
+	if asJSON {
+		a.printJSON(struct {
+			Error report `json:"error"`
+		}{r})
+		return code
+	}
+	fmt.Fprintln(a.stderr, "quern:", r.Message)
+	if u := (*usageError)(nil); errors.As(err, &u) && u.help != "" {
+		fmt.Fprintf(a.stderr, "Run \"%s\" for help.\n", u.help)
+	}
+	if code == exitUnknown {
+		fmt.Fprintln(a.stderr, "quern: outcome unknown: it perhaps happened")
+	}
+	return code
+}
+
+func classify(err error) (report, int) {
+	var f *failure.Error
+	switch {
+	case isUsage(err):
+		return report{"invalid_argument", "USAGE", err.Error(), false, failure.NotDone.String()}, exitUsage
+	case errors.Is(err, client.ErrUnreachable):
+		return report{connect.CodeUnavailable.String(), "UNREACHABLE", err.Error(), true, failure.NotDone.String()}, exitUnreachable
+	case errors.As(err, &f):
+		return reportOf(f, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return reportOf(failure.Wrap(err, failure.DeadlineExceeded, "the timeout passed"), err)
+	case errors.Is(err, context.Canceled):
+		return reportOf(failure.Wrap(err, failure.Canceled, "interrupted"), err)
+	default:
+		return report{"failed_precondition", "FAILED", err.Error(), false, failure.NotDone.String()}, exitFailed
+	}
+}
+
+func isUsage(err error) bool {
+	var u *usageError
+	return errors.As(err, &u) || errors.Is(err, quern.ErrConfig) || errors.Is(err, bench.ErrConfig)
+}
+
+// reportOf describes a failure. err is what wraps it.
+func reportOf(f *failure.Error, err error) (report, int) {
+	r := report{
+		Code:      connect.Code(f.Reason.Code()).String(),
+		Reason:    f.Reason.String(),
+		Message:   f.Message,
+		Retryable: f.Retryable(),
+		Outcome:   f.Outcome().String(),
+	}
+	if err != error(f) {
+		r.Message = err.Error()
+	} else {
+		r.Message = r.Reason + ": " + r.Message
+	}
+	if f.Outcome() == failure.Unknown {
+		return r, exitUnknown
+	}
+	return r, exitFailed
+}
+
+// printJSON prints one line. Keys and names are not HTML.
+func (a *app) printJSON(v any) {
+	e := json.NewEncoder(a.stdout)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		fmt.Fprintln(a.stderr, "quern: writing the result:", err)
+	}
+}
