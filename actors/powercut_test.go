@@ -171,7 +171,7 @@ func (p *powerCut) checkAll(r *rig) {
 func (p *powerCut) once(r *rig) {
 	p.t.Helper()
 	for i, id := range p.ids {
-		got, err := r.counter("once-" + strconv.Itoa(i)).Once(id).Add(p.t.Context(), 1000)
+		got, err := r.counter("once-"+strconv.Itoa(i)).Once(id).Add(p.t.Context(), 1000)
 		if err != nil || got != 1000 {
 			p.t.Fatalf("id %s: got %d, %v; want 1000", id, got, err)
 		}

@@ -31,8 +31,11 @@ var (
 	blue   = color.RGBA{R: 0, G: 114, B: 178, A: 255}
 	orange = color.RGBA{R: 230, G: 159, B: 0, A: 255}
 	purple = color.RGBA{R: 204, G: 121, B: 167, A: 255}
-	grid   = color.RGBA{R: 128, G: 128, B: 128, A: 60}
+	grid   = color.NRGBA{R: 128, G: 128, B: 128, A: 90}
 )
+
+// maxAxis ends axes: more microseconds than any histogram here holds.
+const maxAxis = 1e12
 
 // line is one curve of a plot.
 type line struct {
@@ -53,7 +56,7 @@ type chart struct {
 // plotted builds the plot.
 func (c chart) plotted() (*plot.Plot, error) {
 	p := plot.New()
-	p.BackgroundColor = color.Transparent
+	p.BackgroundColor = nil // the page's
 	p.X.Label.Text, p.Y.Label.Text = c.x, c.y
 	sans := font.Font{Typeface: "Liberation", Variant: "Sans"}
 	for _, style := range []*font.Font{
@@ -65,7 +68,7 @@ func (c chart) plotted() (*plot.Plot, error) {
 	if c.ticksX != nil {
 		p.X.Tick.Marker = c.ticksX
 	}
-	p.Y.Tick.Marker, p.Y.Min = plot.TickerFunc(plainTicks), 0
+	p.Y.Tick.Marker = plot.TickerFunc(plainTicks)
 	if c.logY {
 		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.TickerFunc(logTicks)
 	}
@@ -93,8 +96,14 @@ func (c chart) bounds(p *plot.Plot) {
 	if p.X.Max <= p.X.Min {
 		p.X.Max = p.X.Min + 1
 	}
+	if c.ticksX == nil {
+		p.X.Min = 0
+	}
 	if c.logY {
-		p.Y.Min = math.Pow(10, math.Floor(math.Log10(p.Y.Min)))
+		if len(c.lines) > 1 {
+			p.Y.Max *= 10 // for the legend
+		}
+		p.Y.Min = math.Pow(10, math.Floor(math.Log10(max(p.Y.Min, 1e-3)))) // a nanosecond
 		p.Y.Max = math.Pow(10, math.Ceil(math.Log10(p.Y.Max*1.01)))
 		return
 	}
@@ -189,6 +198,9 @@ func plainTicks(low, high float64) []plot.Tick {
 // logTicks have a label at every power of ten.
 func logTicks(low, high float64) []plot.Tick {
 	var ticks []plot.Tick
+	if low <= 0 || high > maxAxis {
+		return ticks
+	}
 	for v := math.Pow(10, math.Floor(math.Log10(low)+1e-9)); v <= high*1.0001; v *= 10 {
 		ticks = append(ticks, plot.Tick{Value: v, Label: short(v)})
 		for i := 2; i < 10 && v*float64(i) <= high; i++ {

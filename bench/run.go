@@ -31,7 +31,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	ctx = context.WithoutCancel(ctx)
 	t, unread, err := g.verify(ctx)
 	r.Acked, r.Applied, r.Lost, r.Doubled, r.Unread = t.acked, t.applied, t.lost, t.doubled, unread
-	r.Violations, r.Examples = g.broken.count, g.broken.examples
+	r.Violations, r.Examples = g.broken.count, append(r.Examples, g.broken.examples...)
 	if err != nil {
 		r.Notes = append(r.Notes, fmt.Sprintf("%d keys could not be read back: %v", unread, err))
 	} else if err := g.expire(ctx); err != nil {

@@ -30,8 +30,9 @@ const (
 	maxBackoff             = time.Second
 )
 
-// pickFirst is the only service config: no retries, addresses in order.
-const pickFirst = `{"loadBalancingConfig":[{"pick_first":{}}]}`
+// serviceConfig is the only service config: addresses in order, no retries.
+const serviceConfig = `{"loadBalancingConfig":[{"pick_first":{}}],` +
+	`"methodConfig":[{"name":[{}],"maxResponseMessageBytes":%d}]}`
 
 // ErrUnreachable means that a call was not sent, since none of the addresses
 // can be reached. Nothing happened; the same call can succeed later.
@@ -114,7 +115,7 @@ func (c *Client) dialOptions(addrs []string, o Options) []grpc.DialOption {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(c.dials.dial),
 		grpc.WithNoProxy(),
-		grpc.WithDefaultServiceConfig(pickFirst),
+		grpc.WithDefaultServiceConfig(fmt.Sprintf(serviceConfig, o.MaxMessageBytes)),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
 		grpc.WithIdleTimeout(0),

@@ -49,16 +49,26 @@ type keyed interface{ GetKey() string }
 // once is what requests of writes have.
 type once interface{ GetIdempotencyKey() string }
 
-// run admits a call, does its work and maps what comes of it. work sets the
-// origin as far as it becomes known.
-func (c *caller) run(ctx context.Context, origin *handles.Origin, work func(context.Context) error) error {
+// work is what a call wants from the backend. It is an interface and no
+// function, since a closure would cost every call an allocation.
+type work interface {
+	run(ctx context.Context, b Backend) error
+}
+
+type workFunc func(ctx context.Context, b Backend) error
+
+func (f workFunc) run(ctx context.Context, b Backend) error { return f(ctx, b) }
+
+// run admits a call, does its work and maps what comes of it. The work sets
+// the origin as far as it becomes known.
+func (c *caller) run(ctx context.Context, origin *handles.Origin, w work) error {
 	if refused := c.gate.enter(); refused != nil {
 		c.metrics.fail(refused.Reason)
 		return c.face.fail(ctx, refused)
 	}
 	defer c.gate.leave()
 	begin := time.Now()
-	err := c.guarded(ctx, work)
+	err := c.guarded(ctx, w)
 	c.metrics.seconds.Update(time.Since(begin).Seconds())
 	if origin.Node != "" {
 		c.face.answered(ctx, *origin)
@@ -72,9 +82,9 @@ func (c *caller) run(ctx context.Context, origin *handles.Origin, work func(cont
 	return c.face.fail(ctx, e)
 }
 
-// guarded runs work unless the deadline has passed, and turns a panic into an
-// error: a defect in one call must not end the process.
-func (c *caller) guarded(ctx context.Context, work func(context.Context) error) (err error) {
+// guarded does the work unless the deadline has passed, and turns a panic into
+// an error: a defect in one call must not end the process.
+func (c *caller) guarded(ctx context.Context, w work) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -83,7 +93,7 @@ func (c *caller) guarded(ctx context.Context, work func(context.Context) error) 
 			err = &panicked{value: p, stack: debug.Stack()}
 		}
 	}()
-	return work(ctx)
+	return w.run(ctx, c.backend)
 }
 
 // panicked is a panic in the backend.

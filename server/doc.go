@@ -25,6 +25,21 @@
 // passed, a call above the limit in flight (OVERLOADED) and a call to a node
 // that ends (STOPPING). The backend never hears of these: nothing changed.
 //
+// # Metrics
+//
+//   - quern_server_requests_total{transport,method,reason}: transport is grpc
+//     or http, method as in counter.Add, reason OK or a failure's;
+//   - quern_server_request_seconds{transport,method}: a histogram of the time
+//     in the backend, of all calls that were admitted;
+//   - quern_server_calls_in_flight, quern_server_connections{transport}.
+//
+// # Bounds
+//
+// Config names the bounds of messages, calls, streams and connections. What
+// they leave open: a client that sends half a message over gRPC and then
+// falls silent, but answers pings, keeps its streams; they cost at most a
+// message each and are bounded by MaxStreams and MaxConns.
+//
 // # States
 //
 //	new ──Start──► serving ──Stop──► stopping ──► stopped

@@ -26,6 +26,10 @@ var (
 	httpReason = http.CanonicalHeaderKey(wire.HeaderReason)
 )
 
+// compressFrom is the size of the smallest reply that is compressed for those
+// who accept that; for less it costs more than it saves.
+const compressFrom = 1024
+
 // envelopeBytes is what gRPC-Web puts before a message.
 const envelopeBytes = 5
 
@@ -52,7 +56,10 @@ func (s *Server) newHTTP() *http.Server {
 }
 
 func (s *Server) routes() http.Handler {
-	options := []connect.HandlerOption{connect.WithReadMaxBytes(s.cfg.MaxMessageBytes)}
+	options := []connect.HandlerOption{
+		connect.WithReadMaxBytes(s.cfg.MaxMessageBytes),
+		connect.WithCompressMinBytes(compressFrom),
+	}
 	for _, codec := range jsonCodecs() {
 		options = append(options, connect.WithCodec(codec))
 	}

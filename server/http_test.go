@@ -9,6 +9,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
+
+	"connectrpc.com/connect"
 
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
@@ -237,5 +240,48 @@ func TestRequestsAreCounted(t *testing.T) {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("no %s in\n%s", want, text)
 		}
+	}
+}
+
+// TestReadTimeoutEndsWithTheBody checks that a call may take longer than its
+// request may take to arrive.
+func TestReadTimeoutEndsWithTheBody(t *testing.T) {
+	t.Parallel()
+	s := start(t, &fake{answer: func(ctx context.Context, _ *handles.Operation) error {
+		ctx, cancel := context.WithTimeoutCause(ctx, 200*time.Millisecond, errWorked)
+		defer cancel()
+		<-ctx.Done()
+		if !errors.Is(context.Cause(ctx), errWorked) {
+			return ctx.Err()
+		}
+		return nil
+	}}, func(c *server.Config) { c.ReadTimeout = 20 * time.Millisecond })
+	if r := post(t, s, addPath, `{"key":"k"}`); r.code != 200 {
+		t.Errorf("HTTP/1.1: got %d %s", r.code, r.body)
+	}
+	stub := quernv1connect.NewCounterServiceClient(h2c(t), "http://"+s.HTTPAddr())
+	if _, err := stub.Add(t.Context(), &quernv1.CounterServiceAddRequest{Key: "k"}); err != nil {
+		t.Errorf("HTTP/2: %v", err)
+	}
+}
+
+var errWorked = errors.New("worked long enough")
+
+func TestEveryBoundOff(t *testing.T) {
+	t.Parallel()
+	s := start(t, &fake{}, func(c *server.Config) {
+		c.MaxMessageBytes, c.MaxInFlight, c.MaxStreams, c.MaxConns = -1, -1, -1, -1
+		c.KeepAlive, c.HandshakeTimeout, c.ReadTimeout, c.IdleTimeout = -1, -1, -1, -1
+	})
+	large := strings.Repeat("k", 2<<20)
+	if _, err := dial(t, s).Counter(large).Add(t.Context(), 1); err != nil {
+		t.Errorf("gRPC: %v", err)
+	}
+	if r := post(t, s, addPath, `{"key":"`+large+`"}`); r.code != 200 {
+		t.Errorf("HTTP: got %d", r.code)
+	}
+	stub := quernv1connect.NewCounterServiceClient(h2c(t), "http://"+s.HTTPAddr(), connect.WithGRPCWeb())
+	if _, err := stub.Add(t.Context(), &quernv1.CounterServiceAddRequest{Key: large}); err != nil {
+		t.Errorf("HTTP/2: %v", err)
 	}
 }

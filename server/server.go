@@ -181,7 +181,8 @@ func (s *Server) HTTPAddr() string {
 // Stop ends the server and waits for all that it started. Calls under way may
 // finish until ctx ends; then they are cut off and Stop returns an error that
 // wraps ctx's. Later calls wait for the first one and return what it did, or
-// fail when their own context ends.
+// fail when their own context ends. A backend that ignores the end of its
+// context holds up Stop.
 func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Lock()
 	first := !s.life.ended

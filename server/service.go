@@ -84,7 +84,14 @@ func (c *caller) invoke(ctx context.Context, op *handles.Operation, in keyedMess
 	if w, ok := in.(once); ok {
 		op.IdempotencyKey = w.GetIdempotencyKey()
 	}
-	return c.run(ctx, &op.Origin, func(ctx context.Context) error { return c.backend.Invoke(ctx, op) })
+	return c.run(ctx, &op.Origin, (*operation)(op))
+}
+
+// operation is the work of a call on a grain.
+type operation handles.Operation
+
+func (o *operation) run(ctx context.Context, b Backend) error {
+	return b.Invoke(ctx, (*handles.Operation)(o)) //nolint:wrapcheck // mapped by its caller
 }
 
 type keyedMessage interface {
@@ -105,20 +112,20 @@ func newClusters(on func(*handles.Method) *caller) *clusters {
 // Status implements ClusterService.
 func (s *clusters) Status(ctx context.Context, _ *quernv1.ClusterServiceStatusRequest) (out *quernv1.ClusterServiceStatusResponse, err error) {
 	var nobody handles.Origin
-	err = s.status.run(ctx, &nobody, func(ctx context.Context) (err error) {
-		out, err = s.status.backend.Status(ctx)
-		return err
-	})
+	err = s.status.run(ctx, &nobody, workFunc(func(ctx context.Context, b Backend) (err error) {
+		out, err = b.Status(ctx)
+		return err //nolint:wrapcheck // mapped by its caller
+	}))
 	return out, err
 }
 
 // Where implements ClusterService.
 func (s *clusters) Where(ctx context.Context, in *quernv1.ClusterServiceWhereRequest) (out *quernv1.ClusterServiceWhereResponse, err error) {
 	var origin handles.Origin
-	err = s.where.run(ctx, &origin, func(ctx context.Context) (err error) {
-		out, err = s.where.backend.Where(ctx, in.GetKey())
+	err = s.where.run(ctx, &origin, workFunc(func(ctx context.Context, b Backend) (err error) {
+		out, err = b.Where(ctx, in.GetKey())
 		origin = handles.Origin{Node: out.GetNode(), Shard: out.GetShard(), Epoch: out.GetEpoch()}
-		return err
-	})
+		return err //nolint:wrapcheck // mapped by its caller
+	}))
 	return out, err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"connectrpc.com/connect"
 
@@ -63,7 +64,7 @@ func (a *app) fail(err error, asJSON bool) int {
 		}{r})
 		return code
 	}
-	fmt.Fprintln(a.stderr, "quern:", r.Message)
+	fmt.Fprintln(a.stderr, "quern:", text(err, r))
 	if u := (*usageError)(nil); errors.As(err, &u) && u.help != "" {
 		fmt.Fprintf(a.stderr, "Run \"%s\" for help.\n", u.help)
 	}
@@ -71,6 +72,14 @@ func (a *app) fail(err error, asJSON bool) int {
 		fmt.Fprintln(a.stderr, "quern: outcome unknown: it perhaps happened")
 	}
 	return code
+}
+
+// text is a failure for people: its reason goes first where it has one.
+func text(err error, r report) string {
+	if f := (*failure.Error)(nil); errors.As(err, &f) && r.Reason == f.Reason.String() {
+		return r.Reason + ": " + r.Message
+	}
+	return strings.TrimPrefix(r.Message, "quern: ")
 }
 
 func classify(err error) (report, int) {
@@ -81,11 +90,11 @@ func classify(err error) (report, int) {
 	case errors.Is(err, client.ErrUnreachable):
 		return report{connect.CodeUnavailable.String(), "UNREACHABLE", err.Error(), true, failure.NotDone.String()}, exitUnreachable
 	case errors.As(err, &f):
-		return reportOf(f, err)
+		return reportOf(f)
 	case errors.Is(err, context.DeadlineExceeded):
-		return reportOf(failure.Wrap(err, failure.DeadlineExceeded, "the timeout passed"), err)
+		return reportOf(failure.Wrap(err, failure.DeadlineExceeded, "the timeout passed"))
 	case errors.Is(err, context.Canceled):
-		return reportOf(failure.Wrap(err, failure.Canceled, "interrupted"), err)
+		return reportOf(failure.Wrap(err, failure.Canceled, "interrupted"))
 	default:
 		return report{"failed_precondition", "FAILED", err.Error(), false, failure.NotDone.String()}, exitFailed
 	}
@@ -96,19 +105,14 @@ func isUsage(err error) bool {
 	return errors.As(err, &u) || errors.Is(err, quern.ErrConfig) || errors.Is(err, bench.ErrConfig)
 }
 
-// reportOf describes a failure. err is what wraps it.
-func reportOf(f *failure.Error, err error) (report, int) {
+// reportOf describes a failure.
+func reportOf(f *failure.Error) (report, int) {
 	r := report{
 		Code:      connect.Code(f.Reason.Code()).String(),
 		Reason:    f.Reason.String(),
 		Message:   f.Message,
 		Retryable: f.Retryable(),
 		Outcome:   f.Outcome().String(),
-	}
-	if err != error(f) {
-		r.Message = err.Error()
-	} else {
-		r.Message = r.Reason + ": " + r.Message
 	}
 	if f.Outcome() == failure.Unknown {
 		return r, exitUnknown

@@ -38,6 +38,9 @@ type tally struct {
 	Unknown int64 `json:"unknown"`
 	// Seen is the highest value that any reply showed.
 	Seen int64 `json:"seen"`
+	// Refused is the sum of the deltas that were said to be not done, by what
+	// was said. It explains a value that is too high.
+	Refused map[string]int64 `json:"refused,omitempty"`
 }
 
 // adder is one client process at work.
@@ -157,6 +160,11 @@ func (a *adder) record(key string, delta, value int64, err error) {
 		fmt.Fprintln(os.Stdout, "ack")
 	case failure.OutcomeOf(err) == failure.Unknown:
 		t.Unknown += delta
+	default:
+		if t.Refused == nil {
+			t.Refused = make(map[string]int64)
+		}
+		t.Refused[err.Error()] += delta
 	}
 }
 
@@ -276,6 +284,12 @@ func (a *adders) finish() map[string]tally {
 			s.Acked += one.Acked
 			s.Unknown += one.Unknown
 			s.Seen = max(s.Seen, one.Seen)
+			for why, delta := range one.Refused {
+				if s.Refused == nil {
+					s.Refused = make(map[string]int64)
+				}
+				s.Refused[why] += delta
+			}
 			sum[key] = s
 		}
 	}

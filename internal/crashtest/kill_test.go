@@ -92,7 +92,7 @@ func checkTallys(t *testing.T, c *client.Client, known map[string]tally) (acked,
 		case value < k.Acked:
 			t.Errorf("%s: LOST: value %d, acknowledged %d, unknown %d", key, value, k.Acked, k.Unknown)
 		case value > k.Acked+k.Unknown:
-			t.Errorf("%s: DOUBLED: value %d, acknowledged %d, unknown %d", key, value, k.Acked, k.Unknown)
+			t.Errorf("%s: DOUBLED: value %d, acknowledged %d, unknown %d, refused %v", key, value, k.Acked, k.Unknown, k.Refused)
 		}
 		if value < k.Seen {
 			t.Errorf("%s: UNDONE: a reply showed %d, now it is %d", key, k.Seen, value)

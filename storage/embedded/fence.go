@@ -2,10 +2,7 @@ package embedded
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -53,17 +50,12 @@ func (f *fence) do(op func() error) error {
 	return op()
 }
 
-// fencedFS is a file system behind a fence. With pebble set it also bends to
-// what pebble needs: see pause, Create and Lock.
+// fencedFS is a file system behind a fence.
 type fencedFS struct {
 	vfs.FS
 	fence *fence
-	// pebble is set where pebble uses it, not the journal.
-	pebble bool
-	// spare refuses new tables while the disk has too little room. Pebble only.
-	spare func() error
-	// dirFailed is told when a folder could not be synced. Pebble only.
-	dirFailed func(error)
+	// slow has failed operations take their time; see pause.
+	slow bool
 }
 
 // errorPause is how long pebble waits for the answer of a failed operation,
@@ -78,7 +70,7 @@ const (
 
 // pause returns err, for pebble after a while.
 func (f *fencedFS) pause(err error) error {
-	if err == nil || !f.pebble || oserror.IsNotExist(err) || oserror.IsExist(err) {
+	if err == nil || !f.slow || oserror.IsNotExist(err) || oserror.IsExist(err) {
 		return err
 	}
 	d, raised := errorPause, f.fence.raised
@@ -108,22 +100,7 @@ func (f *fencedFS) open(op func() (vfs.File, error)) (vfs.File, error) {
 	return &fencedFile{File: file, fs: f}, nil
 }
 
-// Create refuses tables while there is less room than spare asks for, so that
-// pebble's MANIFEST, whose failure costs a recovery, does not meet a full disk.
-// It syncs the folder ahead of a marker: pebble creates a MANIFEST and the marker
-// that names it and syncs their names together [source: atomicfs, Marker.Move],
-// so that a power cut could leave the marker alone.
 func (f *fencedFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	if f.pebble && strings.HasPrefix(f.FS.PathBase(name), "marker.") {
-		if err := syncDir(f, f.FS.PathDir(name)); err != nil {
-			return nil, err
-		}
-	}
-	if f.spare != nil && strings.HasSuffix(name, ".sst") {
-		if err := f.spare(); err != nil {
-			return nil, f.pause(err)
-		}
-	}
 	return f.open(func() (vfs.File, error) { return f.FS.Create(name, c) })
 }
 
@@ -136,11 +113,7 @@ func (f *fencedFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategor
 }
 
 func (f *fencedFS) OpenDir(name string) (vfs.File, error) {
-	file, err := f.open(func() (vfs.File, error) { return f.FS.OpenDir(name) })
-	if err == nil && f.pebble {
-		file = &pebbleDir{File: file, failed: f.dirFailed}
-	}
-	return file, err
+	return f.open(func() (vfs.File, error) { return f.FS.OpenDir(name) })
 }
 
 func (f *fencedFS) Link(oldname, newname string) error {
@@ -163,15 +136,7 @@ func (f *fencedFS) MkdirAll(dir string, perm os.FileMode) error {
 	return f.change(func() error { return f.FS.MkdirAll(dir, perm) })
 }
 
-// Lock does nothing: the store's own lock covers pebble's folder, and an old
-// pebble that was fenced off must not keep the next one out.
-func (f *fencedFS) Lock(string) (io.Closer, error) { return nopCloser{}, nil }
-
 func (f *fencedFS) Unwrap() vfs.FS { return f.FS }
-
-type nopCloser struct{}
-
-func (nopCloser) Close() error { return nil }
 
 // fencedFile is an open file behind a fence.
 type fencedFile struct {
@@ -200,22 +165,6 @@ func (f *fencedFile) SyncData() error { return f.fs.change(f.File.SyncData) }
 func (f *fencedFile) SyncTo(length int64) (full bool, err error) {
 	err = f.fs.change(func() (err error) { full, err = f.File.SyncTo(length); return err })
 	return full, err
-}
-
-// pebbleDir is a folder that pebble syncs. Pebble panics where that fails while it
-// moves a marker [source: atomicfs, Marker.Move]. So failed raises the fence, and
-// then pebble is told that all is well: whatever it goes on to do fails, and
-// nothing that it believes durable is used to delete anything.
-type pebbleDir struct {
-	vfs.File
-	failed func(error)
-}
-
-func (d *pebbleDir) Sync() error {
-	if err := d.File.Sync(); err != nil {
-		d.failed(fmt.Errorf("sync states folder: %w", err))
-	}
-	return nil
 }
 
 // isFull says whether err is a full disk or a quota.

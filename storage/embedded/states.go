@@ -57,7 +57,7 @@ func encodePosition(cluster [16]byte, position uint64) []byte {
 // openStates opens pebble for one generation.
 func (g *generation) openStates() (*pebble.DB, error) {
 	o := &pebble.Options{
-		FS:                 &fencedFS{FS: g.s.o.FS, fence: g.fence, pebble: true, spare: g.spareRoom, dirFailed: g.fail},
+		FS:                 &statesFS{fencedFS: &fencedFS{FS: g.s.o.FS, fence: g.fence, slow: true}, failed: g.fail, spare: g.spareRoom},
 		DisableWAL:         true,
 		FormatMajorVersion: statesFormat,
 		CacheSize:          g.s.o.CacheBytes,
@@ -85,7 +85,12 @@ func (g *generation) openStates() (*pebble.DB, error) {
 	if err := removeLogs(o.FS, dir); err != nil {
 		return nil, err
 	}
-	return isolated(func() (*pebble.DB, error) { return pebble.Open(dir, o) })
+	// The default scheduler has a goroutine which an Open that fails leaves
+	// behind. This one grants compactions when flushes and compactions end,
+	// which is when there is something to grant.
+	o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
+	db, err := isolated(func() (*pebble.DB, error) { return pebble.Open(dir, o) })
+	return db, errors.Join(err, g.failure())
 }
 
 // removeLogs deletes pebble's own logs, which are empty. Open would flush for each
@@ -184,7 +189,7 @@ func (g *generation) pinStates() error {
 	}
 	select {
 	case <-flushed:
-		return nil
+		return g.failure()
 	case <-g.trouble:
 		return fmt.Errorf("flush states: %w", g.lastTrouble())
 	case <-g.stop:
@@ -206,17 +211,12 @@ func (l *pebbleLogger) debug(format string, args []any) {
 	}
 }
 
-// Fatalf stops the generation: its fence goes up and the store recovers. Where
-// pebble cannot write its MANIFEST it returns, since pebble then hands the error
-// up and lets go of its locks [source: version_set.go, UpdateVersionLocked];
-// anywhere else pebble does not expect to go on, and its goroutine ends here.
-// Locks that it does not release by defer stay locked then; nothing waits for
-// them but that pebble's own Close, which is left behind.
+// Fatalf stops the generation: its fence goes up and the store recovers. No
+// failing file leads here (see statesFS), only what pebble finds wrong with
+// itself. Pebble does not expect to go on, so its goroutine ends here. Locks that
+// it does not release by defer stay locked then, and its Close may wait for ever:
+// that pebble's memory and goroutines are left behind.
 func (l *pebbleLogger) Fatalf(format string, args ...any) {
-	line := fmt.Sprintf(format, args...)
-	l.g.fail(fmt.Errorf("pebble: %s", line))
-	if strings.HasPrefix(line, "MANIFEST ") {
-		return
-	}
+	l.g.fail(fmt.Errorf("pebble: "+format, args...))
 	runtime.Goexit()
 }
