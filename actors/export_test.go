@@ -42,3 +42,6 @@ const (
 
 // QueuedAt returns how many calls were left for a shard's runner.
 func (r *Runtime) QueuedAt(shard uint32) int { return r.shards[shard].box.UserMessageCount() }
+
+// AppendTimerKey encodes a parsed key again.
+func AppendTimerKey(t timerKey) []byte { return appendTimerKey(nil, t.due, t.class, t.kind, t.key) }

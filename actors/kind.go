@@ -39,13 +39,18 @@ type State interface {
 // Turn is what a handler may know about its surroundings. It is valid during
 // Apply only.
 type Turn struct {
-	shard *shard
-	key   string
+	now func() int64
+	key string
+}
+
+// TurnAt returns a turn at a fixed time, for testing a kind by itself.
+func TurnAt(key string, now int64) *Turn {
+	return &Turn{key: key, now: func() int64 { return now }}
 }
 
 // Now returns the shard's clock in Unix milliseconds. It never goes back, also
 // not over a restart or a move.
-func (t *Turn) Now() int64 { return t.shard.now() }
+func (t *Turn) Now() int64 { return t.now() }
 
 // Key returns the grain's key.
 func (t *Turn) Key() string { return t.key }

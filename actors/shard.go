@@ -78,7 +78,7 @@ func newShard(rt *Runtime, id uint32) *shard {
 		}
 		c.complete(errStopping)
 	}
-	s.turnArg.shard = s
+	s.turnArg.now = s.now
 	s.forget()
 	return s
 }

@@ -228,7 +228,7 @@ func (c *counter) Decode(record []byte) error {
 	var next counter
 	for len(record) > 0 {
 		field, wire, n := protowire.ConsumeTag(record)
-		if n < 0 {
+		if n < 0 || !field.IsValid() {
 			return errCounterRecord
 		}
 		record = record[n:]

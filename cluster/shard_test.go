@@ -1,0 +1,70 @@
+package cluster_test
+
+import (
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/quern-io/quern/cluster"
+	"github.com/quern-io/quern/cluster/local"
+)
+
+func TestTag(t *testing.T) {
+	t.Parallel()
+	for key, want := range map[string]string{
+		"plain":             "plain",
+		"{user42}:quota":    "user42",
+		"a{b}c{d}":          "b",
+		"{}":                "{}",
+		"{}{x}":             "x",
+		"{":                 "{",
+		"}{":                "}{",
+		"a{b":               "a{b",
+		"{{x}}":             "{x",
+		"\x00{\x00}":        "\x00",
+		"{}}{y}":            "y",
+		"{ü}":               "ü",
+		"no}close{but}this": "but",
+	} {
+		if got := cluster.Tag(key); got != want {
+			t.Errorf("%q: got %q, want %q", key, got, want)
+		}
+	}
+}
+
+// TestShardNeverChanges: these values are in data folders.
+func TestShardNeverChanges(t *testing.T) {
+	t.Parallel()
+	for key, want := range map[string]uint32{
+		"page:42": 87, "a": 91, "{user42}:quota": cluster.Shard("user42", 256), "": 153,
+	} {
+		if got := cluster.Shard(key, 256); got != want {
+			t.Errorf("%q: shard %d, want %d", key, got, want)
+		}
+	}
+}
+
+func TestShardsAreEven(t *testing.T) {
+	t.Parallel()
+	const keys, shards = 1_000_000, 256
+	var n [shards]int
+	for i := range keys {
+		n[cluster.Shard("bench:"+strconv.Itoa(i), shards)]++
+	}
+	for shard, got := range n {
+		if mean := keys / shards; got < mean*9/10 || got > mean*11/10 {
+			t.Errorf("shard %d has %d keys of %d", shard, got, mean)
+		}
+	}
+}
+
+func TestLocalClaims(t *testing.T) {
+	t.Parallel()
+	claims := local.Claims(8, time.Unix(1000, 0))
+	if len(claims) != 8 || claims[7] != (cluster.Claim{Shard: 7, Epoch: 1001}) {
+		t.Errorf("got %v", claims)
+	}
+	if got := local.Claims(1, time.Unix(-5, 0)); got[0].Epoch != 1 {
+		t.Errorf("before 1970: %v", got)
+	}
+}
