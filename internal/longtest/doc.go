@@ -1,0 +1,3 @@
+// Package longtest holds tests that take minutes. They are built with the tag
+// long only, and run by `make test-long`.
+package longtest
