@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -32,9 +33,10 @@ type Node struct {
 	runtime *actors.Runtime
 	server  *server.Server // nil where it listens nowhere
 
-	closing sync.Once
-	closed  chan struct{}
-	err     error // of Close, valid after closed
+	draining atomic.Bool
+	closing  sync.Once
+	closed   chan struct{}
+	err      error // of Close, valid after closed
 }
 
 // Open starts a node and returns when it serves. It fails with an error that
@@ -124,13 +126,11 @@ func (n *Node) Status(context.Context) (*quernv1.ClusterServiceStatusResponse, e
 		}
 	}
 	state := cluster.Ready
-	select {
-	case <-n.closed:
+	switch {
+	case n.draining.Load():
 		state = cluster.Draining
-	default:
-		if owned == 0 {
-			state = cluster.Joining
-		}
+	case owned == 0:
+		state = cluster.Joining
 	}
 	return &quernv1.ClusterServiceStatusResponse{
 		Store: n.info.Name, Durable: n.info.Durable,
@@ -191,6 +191,7 @@ func (n *Node) Metrics() *metrics.Set { return n.cfg.Metrics }
 // Close returns an error. Every call waits for the first one's end and returns
 // its error.
 func (n *Node) Close(ctx context.Context) error {
+	n.draining.Store(true)
 	n.closing.Do(func() {
 		n.err = n.stop(ctx)
 		close(n.closed)

@@ -48,6 +48,7 @@ type call struct {
 	hash              uint64 // of the request, where once is set
 	command, reply    proto.Message
 	err               error
+	epoch             uint64 // of the turn; 0 where there was none
 }
 
 // callPool recycles the calls of one runtime. It is not shared by several: a
@@ -65,7 +66,7 @@ func (p *callPool) get() *call {
 func (c *call) recycle() {
 	c.next, c.kindIndex, c.event, c.due, c.deadline = nil, 0, nil, 0, 0
 	c.key, c.method, c.once, c.hash = "", "", "", 0
-	c.command, c.reply, c.err = nil, nil, nil
+	c.command, c.reply, c.err, c.epoch = nil, nil, nil, 0
 	c.home.free.Put(c)
 }
 
@@ -84,22 +85,22 @@ func (c *call) complete(err error) {
 // abandoned reports whether the caller has given up.
 func (c *call) abandoned() bool { return c.state.Load() == slotAbandoned }
 
-// wait blocks until the call is answered or ctx ends. It takes the call from
-// its caller in either case.
-func (c *call) wait(ctx context.Context) error {
+// wait blocks until the call is answered or ctx ends, and returns the epoch of
+// its turn, if it is known. It takes the call from its caller in either case.
+func (c *call) wait(ctx context.Context) (epoch uint64, err error) {
 	if c.state.CompareAndSwap(slotWaiting, slotParked) {
 		select {
 		case <-c.wake:
 		case <-ctx.Done():
 			if c.state.CompareAndSwap(slotParked, slotAbandoned) {
-				return gaveUp(ctx)
+				return 0, gaveUp(ctx)
 			}
 			<-c.wake
 		}
 	}
-	err := c.err
+	epoch, err = c.epoch, c.err
 	c.recycle()
-	return err
+	return epoch, err
 }
 
 // gaveUp is the error of an operation whose caller stopped waiting.

@@ -45,3 +45,11 @@ func (r *Runtime) QueuedAt(shard uint32) int { return r.shards[shard].box.UserMe
 
 // AppendTimerKey encodes a parsed key again.
 func AppendTimerKey(t timerKey) []byte { return appendTimerKey(nil, t.due, t.class, t.kind, t.key) }
+
+// RingAt returns how many places a shard's clock has.
+func (r *Runtime) RingAt(shard uint32) int {
+	n := make(chan int, 1)
+	s := r.shards[shard]
+	s.box.post(func() { n <- len(s.residents.ring) })
+	return <-n
+}

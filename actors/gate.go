@@ -39,6 +39,9 @@ func (g *gate) reset() {
 	*g = gate{}
 }
 
+// keptArena is the largest buffer that a shard keeps for its next commit.
+const keptArena = 1 << 20
+
 // cut hands the dirty states to the committer. It is called between turns.
 func (s *shard) cut() {
 	g := &s.gate
@@ -46,7 +49,7 @@ func (s *shard) cut() {
 		return
 	}
 	f := g.flight
-	if f == nil {
+	if f == nil || cap(f.arena) > keptArena {
 		f = &flight{shard: s}
 		f.land = func() { s.settle(f) }
 		g.flight = f

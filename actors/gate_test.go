@@ -126,6 +126,14 @@ func TestRefusedCommitUndoes(t *testing.T) {
 	if got, err := r.counter("a").Get(t.Context()); err != nil || got != 7 {
 		t.Errorf("read while refused: %d, %v", got, err)
 	}
+	for range 100 {
+		if _, err := r.counter("a").Add(t.Context(), 1); !errors.Is(err, failure.Overloaded) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if n := r.RingAt(r.shardOf("a")); n > 1 {
+		t.Errorf("refused adds left %d places in memory", n)
+	}
 	store.set(func(f *faultStore) { f.verdict = nil })
 	if got, err := r.counter("a").Add(t.Context(), 1); err != nil || got != 8 {
 		t.Errorf("after it: %d, %v", got, err)

@@ -13,6 +13,7 @@ type grain struct {
 	timer int64
 	kind  *kindGrains
 	flags grainFlags
+	place int32 // in the shard's ring
 }
 
 type grainFlags uint8
@@ -26,7 +27,7 @@ const (
 	flying
 	// touched: used since the clock hand came by.
 	touched
-	// dropped: no longer in the shard; the clock hand removes it.
+	// dropped: no longer in the shard.
 	dropped
 )
 
@@ -90,6 +91,7 @@ type residents struct {
 }
 
 func (r *residents) add(g *grain) {
+	g.place = int32(len(r.ring)) //nolint:gosec // fewer grains than 2^31 in a shard
 	r.ring = append(r.ring, g)
 	r.weight += g.weight()
 }
@@ -107,34 +109,27 @@ func (r *residents) evict(limit int) (evicted int) {
 		}
 		g := r.ring[r.hand]
 		switch {
-		case g.is(dropped):
-			r.removeAtHand()
 		case g.is(touched):
 			g.clear(touched)
 			r.hand++
 		case !g.evictable():
 			r.hand++
 		default:
-			r.weight -= g.weight()
-			delete(g.kind.grains, g.key)
-			g.set(dropped)
-			r.removeAtHand()
+			r.drop(g)
 			evicted++
 		}
 	}
 	return evicted
 }
 
-// drop forgets a grain whose memory is not to be trusted.
+// drop forgets a grain. The last of the ring takes its place.
 func (r *residents) drop(g *grain) {
 	r.weight -= g.weight()
 	delete(g.kind.grains, g.key)
 	g.set(dropped)
-}
-
-func (r *residents) removeAtHand() {
 	last := len(r.ring) - 1
-	r.ring[r.hand] = r.ring[last]
+	moved := r.ring[last]
+	r.ring[g.place], moved.place = moved, g.place
 	r.ring[last] = nil
 	r.ring = r.ring[:last]
 }

@@ -251,8 +251,10 @@ func (r *Runtime) Invoke(ctx context.Context, shard uint32, op Operation) (epoch
 		s.counts.overloaded.Add(1)
 		return s.epoch.Load(), errShardFull
 	}
-	err = c.wait(ctx)
-	return s.epoch.Load(), err
+	if epoch, err = c.wait(ctx); epoch == 0 {
+		epoch = s.epoch.Load()
+	}
+	return epoch, err
 }
 
 // check refuses what no shard should see.

@@ -10,6 +10,7 @@ import (
 // turn runs one call on a loaded grain.
 func (s *shard) turn(g *grain, c *call) {
 	g.set(touched)
+	c.epoch = s.epoch.Load()
 	s.expire(g)
 	if c.due != 0 {
 		if t := g.once(); t != nil && c.once == onceSweep {
