@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // checkpointRetry is the pause after a checkpoint that failed.
@@ -150,8 +151,8 @@ func (w *stateWriter) flush() error {
 	return nil
 }
 
-// dropJournal deletes the journal files before number. What cannot be deleted
-// now is deleted by a later call.
+// dropJournal deletes the journal files before number, but for one that becomes
+// the spare file. What cannot be deleted now is deleted by a later call.
 func (g *generation) dropJournal(number uint64) {
 	fs := &fencedFS{FS: g.s.o.FS, fence: g.fence}
 	dir := fs.PathJoin(g.s.o.Dir, journalDir)
@@ -161,8 +162,21 @@ func (g *generation) dropJournal(number uint64) {
 	}
 	for _, name := range names {
 		if n, ok := parseJournalName(name); ok && n < number {
-			_ = fs.Remove(fs.PathJoin(dir, name))
+			g.dropFile(fs, dir, fs.PathJoin(dir, name))
 		}
+	}
+}
+
+// dropFile makes a journal file the spare one or deletes it. The spare file may be
+// written to only when its old name is gone for good: after a power cut the name
+// would stand for what the next file wrote.
+func (g *generation) dropFile(fs vfs.FS, dir, path string) {
+	if g.spare.Load() || fs.Rename(path, fs.PathJoin(dir, journalSpare)) != nil {
+		_ = fs.Remove(path)
+		return
+	}
+	if syncDir(fs, dir) == nil {
+		g.spare.Store(true)
 	}
 }
 

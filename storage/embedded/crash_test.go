@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -354,9 +355,15 @@ func verify(ctx context.Context, disk *vfs.MemFS, hist *history, hooks embedded.
 	return nil
 }
 
+// seeds makes the power cut test longer: go test -run PowerCut -args -seeds 10000.
+var seeds = flag.Int("seeds", 0, "number of power cut runs")
+
 func crashSeeds() int {
-	if testing.Short() || raceEnabled {
-		return 60
+	switch {
+	case *seeds > 0:
+		return *seeds
+	case testing.Short() || raceEnabled:
+		return 40
 	}
 	return 400
 }

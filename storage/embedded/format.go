@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
@@ -109,9 +110,29 @@ func lockFolder(o *Options) (io.Closer, error) {
 	return nil, fmt.Errorf("%w: %s: %w: stop the other process or name another folder", ErrLocked, o.Dir, err)
 }
 
-// makeFolder creates the folder where it is missing.
+// makeFolder creates the folder where it is missing. On the real disk it makes
+// o.Dir absolute and free of links: a lock taken twice by one process is found out
+// by its name only.
 func makeFolder(o *Options) error {
-	if _, err := o.FS.Stat(o.Dir); err == nil {
+	if err := ensureFolder(o); err != nil || o.FS != vfs.Default {
+		return err
+	}
+	dir, err := filepath.Abs(o.Dir)
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrUnwritable, o.Dir, err)
+	}
+	o.Dir = dir
+	return nil
+}
+
+func ensureFolder(o *Options) error {
+	if info, err := o.FS.Stat(o.Dir); err == nil {
+		if !info.IsDir() {
+			return fmt.Errorf("%w: %s is a file: name a folder", ErrForeign, o.Dir)
+		}
 		return nil
 	}
 	if err := o.FS.MkdirAll(o.Dir, 0o750); err != nil {

@@ -23,6 +23,8 @@ type generation struct {
 	nextFreeze time.Time
 	freezeErr  error
 	tails      atomic.Pointer[tails]
+	// spare says that there is a spare journal file.
+	spare atomic.Bool
 
 	// kick wakes the checkpointer, checkpointed is its end.
 	kick         chan struct{}
@@ -132,6 +134,7 @@ func (g *generation) rewrite(fs vfs.FS, dir string, old *tail, rows []row, posit
 	if err := j.create(found.last.header.number+1, position, true); err != nil {
 		return err
 	}
+	j.spare = &g.spare
 	w := &rewriter{journal: j, tail: newTail(len(rows)), rows: rows}
 	if err := w.all(old); err != nil {
 		return err
@@ -143,7 +146,7 @@ func (g *generation) rewrite(fs vfs.FS, dir string, old *tail, rows []row, posit
 	g.tails.Store(&tails{active: w.tail})
 	// Files that stay because they cannot be deleted are older than a
 	// rewritten one and never read again; the next opening tries again.
-	for _, path := range found.all {
+	for _, path := range append(found.all, fs.PathJoin(dir, journalSpare)) {
 		_ = fs.Remove(path)
 	}
 	return nil

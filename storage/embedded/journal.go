@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -16,6 +17,10 @@ const (
 	journalDir    = "journal"
 	journalSuffix = ".log"
 	journalTemp   = "next.tmp"
+	// journalSpare is a file that is not needed any more and becomes the next
+	// one: its blocks are there already, so that syncs change nothing but data.
+	// What stands in it has another salt.
+	journalSpare = "spare.tmp"
 	// zeroFillMax is the largest frame for which a file is filled with zeros
 	// ahead; a larger one pays for its own allocation.
 	zeroFillMax = 64 << 10
@@ -51,17 +56,15 @@ type journal struct {
 	off, filled int64
 	// next is the sequence number of the next frame.
 	next uint64
+	// spare says that there is a spare file. The checkpointer sets it.
+	spare *atomic.Bool
 }
 
 // create starts file number; its first frame will be j.next. The file gets its
 // name when its header is on disk, so that every named file has one. After an
 // error the file may or may not have its name, and j must not be used any more.
 func (j *journal) create(number, base uint64, rewritten bool) error {
-	temp := j.fs.PathJoin(j.dir, journalTemp)
-	if err := removeIfThere(j.fs, temp); err != nil {
-		return err
-	}
-	file, err := j.fs.OpenReadWrite(temp, vfs.WriteCategoryUnspecified)
+	file, size, err := j.blank()
 	if err != nil {
 		return fmt.Errorf("create journal file: %w", err)
 	}
@@ -75,8 +78,32 @@ func (j *journal) create(number, base uint64, rewritten bool) error {
 		return errors.Join(fmt.Errorf("write journal header: %w", err), file.Close())
 	}
 	j.file, j.number, j.salt = file, number, h.salt
-	j.off, j.filled = fileHeaderSize, fileHeaderSize
+	j.off, j.filled = fileHeaderSize, max(size, fileHeaderSize)
 	return nil
+}
+
+// blank opens a file without a name to begin in, the spare one where there is
+// one, and returns its size.
+func (j *journal) blank() (vfs.File, int64, error) {
+	temp := j.fs.PathJoin(j.dir, journalTemp)
+	if err := removeIfThere(j.fs, temp); err != nil {
+		return nil, 0, err
+	}
+	reuse := j.spare != nil && j.spare.CompareAndSwap(true, false)
+	if reuse {
+		if err := j.fs.Rename(j.fs.PathJoin(j.dir, journalSpare), temp); err != nil {
+			return nil, 0, err
+		}
+	}
+	file, err := j.fs.OpenReadWrite(temp, vfs.WriteCategoryUnspecified)
+	if err != nil || !reuse {
+		return file, 0, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(err, file.Close())
+	}
+	return file, info.Size(), nil
 }
 
 // publish syncs the new file and gives it its name.

@@ -75,13 +75,21 @@ func appendRecord(b, key, value []byte, deleted bool) []byte {
 	return append(b, value...)
 }
 
+// uvarint is binary.Uvarint with a short way for one byte.
+func uvarint(b []byte) (uint64, int) {
+	if len(b) > 0 && b[0] < 0x80 {
+		return uint64(b[0]), 1
+	}
+	return binary.Uvarint(b)
+}
+
 // decodeRecord reads the record at the start of b. Key and value alias b.
 func decodeRecord(b []byte) (key, value []byte, deleted bool, size int, ok bool) {
-	klen, n := binary.Uvarint(b)
+	klen, n := uvarint(b)
 	if n <= 0 {
 		return nil, nil, false, 0, false
 	}
-	vlen, m := binary.Uvarint(b[n:])
+	vlen, m := uvarint(b[n:])
 	if m <= 0 {
 		return nil, nil, false, 0, false
 	}

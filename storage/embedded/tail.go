@@ -161,7 +161,8 @@ func (s *shardTail) grow() {
 
 // item is one record of a tail, in memory that never changes.
 type item struct {
-	// prefix is the start of the key, for quick comparisons.
+	// prefix is the start of the key behind what all keys of the run share,
+	// for quick comparisons.
 	prefix     uint64
 	key, value []byte
 	deleted    bool
@@ -189,12 +190,38 @@ func (t *tail) collect(items []item, shard uint32, from, to []byte) []item {
 		}
 		k, v, deleted, _, _ := decodeRecord(at(chunks, e.ref))
 		if bytes.Compare(k, from) >= 0 && (len(to) == 0 || bytes.Compare(k, to) < 0) {
-			items = append(items, item{keyPrefix(k), k, v, deleted})
+			items = append(items, item{key: k, value: v, deleted: deleted})
 		}
 	}
 	s.mu.RUnlock()
-	slices.SortFunc(items[start:], compareItems)
+	sortItems(items[start:])
 	return items
+}
+
+func sortItems(items []item) {
+	if len(items) == 0 {
+		return
+	}
+	first := items[0].key
+	shared := len(first)
+	for i := range items {
+		shared = sharedPrefix(first[:shared], items[i].key)
+	}
+	for i := range items {
+		items[i].prefix = keyPrefix(items[i].key[shared:])
+	}
+	slices.SortFunc(items, compareItems)
+}
+
+// sharedPrefix returns the length of the longest common prefix.
+func sharedPrefix(a, b []byte) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return n
 }
 
 func compareItems(a, b item) int {
