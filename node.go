@@ -109,7 +109,7 @@ func (n *Node) Counter(key string) Counter { return handles.NewCounter(n, key) }
 // Invoke implements handles.Invoker: it runs an operation on the grain's shard.
 func (n *Node) Invoke(ctx context.Context, op *handles.Operation) error {
 	shard := cluster.Shard(op.Key, n.info.Shards)
-	epoch, err := n.runtime.Invoke(ctx, shard, actors.Operation{
+	epoch, err := n.runtime.Invoke(ctx, shard, &actors.Operation{
 		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
 		IdempotencyKey: op.IdempotencyKey, Command: op.Request, Reply: op.Reply,
 	})

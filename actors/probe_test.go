@@ -67,7 +67,7 @@ func withProbe(p probe) func(*actors.Config) {
 
 func (r *rig) probe(ctx context.Context, key, command, once string) (uint64, error) {
 	var reply wrapperspb.UInt64Value
-	_, err := r.Runtime.Invoke(ctx, r.shardOf(key), actors.Operation{
+	_, err := r.Runtime.Invoke(ctx, r.shardOf(key), &actors.Operation{
 		Kind: "probe", Key: key, Method: "probe/" + command, IdempotencyKey: once,
 		Command: wrapperspb.String(command), Reply: &reply,
 	})
@@ -308,7 +308,7 @@ func TestUnknownKindAndMethod(t *testing.T) {
 	if _, err := r.probe(t.Context(), "p", "add", ""); !errors.Is(err, failure.UnknownKind) {
 		t.Errorf("got %v", err)
 	}
-	_, err := r.Runtime.Invoke(t.Context(), 0, actors.Operation{
+	_, err := r.Runtime.Invoke(t.Context(), 0, &actors.Operation{
 		Kind: "counter", Key: "k", Method: "m", Command: wrapperspb.String(""), Reply: wrapperspb.String(""),
 	})
 	if !errors.Is(err, failure.UnknownMethod) {

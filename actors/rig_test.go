@@ -25,7 +25,7 @@ type rig struct {
 
 func (r *rig) Invoke(ctx context.Context, op *handles.Operation) error {
 	shard := cluster.Shard(op.Key, r.shards)
-	epoch, err := r.Runtime.Invoke(ctx, shard, actors.Operation{
+	epoch, err := r.Runtime.Invoke(ctx, shard, &actors.Operation{
 		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
 		IdempotencyKey: op.IdempotencyKey, Command: op.Request, Reply: op.Reply,
 	})

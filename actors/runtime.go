@@ -101,8 +101,8 @@ type Runtime struct {
 	store            Store
 	log              *slog.Logger
 	kinds            []Kind
-	kindIndex        map[string]int
-	gated            bool // replies wait for the commit
+	kindNames        []string // by index in kinds
+	gated            bool     // replies wait for the commit
 	residentPerShard int
 
 	calls     callPool
@@ -130,14 +130,13 @@ func New(cfg Config) (*Runtime, error) {
 	info := cfg.Store.Info()
 	r := &Runtime{
 		cfg: cfg, store: cfg.Store, log: cfg.Logger, kinds: cfg.Kinds,
-		kindIndex: make(map[string]int, len(cfg.Kinds)),
-		gated:     info.Durable,
+		gated: info.Durable,
 	}
-	for i, k := range cfg.Kinds {
-		if _, twice := r.kindIndex[k.Name()]; twice || k.Name() == "" || len(k.Name()) > 64 {
+	for _, k := range cfg.Kinds {
+		if r.kindOf(k.Name()) >= 0 || k.Name() == "" || len(k.Name()) > 64 {
 			return nil, fmt.Errorf("actors: kind name %q is empty, too long or given twice", k.Name())
 		}
-		r.kindIndex[k.Name()] = i
+		r.kindNames = append(r.kindNames, k.Name())
 	}
 	shards := int(info.Shards)
 	r.residentPerShard = max(1, cfg.ResidentLimit/max(1, shards))
@@ -221,9 +220,9 @@ type Operation struct {
 }
 
 // Invoke runs an operation on a shard and returns when its answer is durable,
-// with the epoch under which it was given. The error is a *failure.Error.
-// After an error Command and Reply may still be in use.
-func (r *Runtime) Invoke(ctx context.Context, shard uint32, op Operation) (epoch uint64, err error) {
+// with the epoch under which it was given. It keeps op no longer than that. The
+// error is a *failure.Error; after one, Command and Reply may still be in use.
+func (r *Runtime) Invoke(ctx context.Context, shard uint32, op *Operation) (epoch uint64, err error) {
 	s := r.shards[shard]
 	if err := r.check(op); err != nil {
 		return s.epoch.Load(), err
@@ -231,8 +230,8 @@ func (r *Runtime) Invoke(ctx context.Context, shard uint32, op Operation) (epoch
 	if err := ctx.Err(); err != nil {
 		return s.epoch.Load(), refusedEarly(err)
 	}
-	index, ok := r.kindIndex[op.Kind]
-	if !ok {
+	index := r.kindOf(op.Kind)
+	if index < 0 {
 		return s.epoch.Load(), failure.New(failure.UnknownKind, "this node serves no kind named %q", op.Kind)
 	}
 	c := r.calls.get()
@@ -257,8 +256,19 @@ func (r *Runtime) Invoke(ctx context.Context, shard uint32, op Operation) (epoch
 	return epoch, err
 }
 
+// kindOf returns a kind's index, -1 where it is not served. There are few
+// kinds: looking at each is faster than a map.
+func (r *Runtime) kindOf(name string) int {
+	for i, n := range r.kindNames {
+		if n == name {
+			return i
+		}
+	}
+	return -1
+}
+
 // check refuses what no shard should see.
-func (r *Runtime) check(op Operation) error {
+func (r *Runtime) check(op *Operation) error {
 	switch {
 	case r.stopping.Load():
 		return errStopping

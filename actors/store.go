@@ -16,7 +16,8 @@ type Store interface {
 
 	// Raise makes a new epoch of each named shard durable before it returns.
 	// The results stand in the order of the requests; the error is for the
-	// call as a whole (nothing is known of any of them).
+	// call as a whole (nothing is known of any of them). A shard that the
+	// store does not have is such an error.
 	Raise(ctx context.Context, requests []Raise) ([]Raised, error)
 
 	// Read looks up records of one shard and calls found for each key in
@@ -27,16 +28,20 @@ type Store interface {
 
 	// Scan calls yield for the records of one shard with from <= key < to,
 	// in the order of their keys, until yield returns false. An empty to is
-	// the end of the shard. Key and value are valid during the call only.
+	// the end of the shard. Key and value are valid during the call only,
+	// and yield may call the store. It is no snapshot: what is committed
+	// meanwhile may be seen or not.
 	Scan(ctx context.Context, shard uint32, from, to []byte, yield func(key, value []byte) bool) error
 
 	// Commit makes the records of many shards durable and returns a verdict
 	// for each, in order. Records of one shard are written together or not
 	// at all. The store keeps no reference to batches after it returns.
+	// Epoch 0 is always fenced.
 	Commit(ctx context.Context, batches []Batch) []Verdict
 
 	// Close releases everything. It waits for a Commit that is under way as
-	// long as ctx allows. Calls after it fail.
+	// long as ctx allows. Calls after it fail, commits with Refused; another
+	// Close returns nil.
 	Close(ctx context.Context) error
 }
 
@@ -61,7 +66,7 @@ type Raise struct {
 	// From, where not zero, is the epoch that the row must have, a
 	// compare-and-set. A row that has Epoch and Incarnation already counts
 	// as raised by this request. Where From is zero, the row's epoch must be
-	// below Epoch.
+	// below Epoch, also where this incarnation raised it.
 	From uint64
 	// Incarnation identifies the process that raises.
 	Incarnation [16]byte

@@ -105,7 +105,7 @@ func (s *shard) swept(activation uint64, due []timerKey, next int64, err error) 
 	s.timers.next.Store(next)
 	for _, t := range due {
 		// A kind that this version does not serve keeps its timers.
-		if index, ok := s.rt.kindIndex[t.kind]; ok {
+		if index := s.rt.kindOf(t.kind); index >= 0 {
 			s.runDue(index, t)
 		}
 	}

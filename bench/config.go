@@ -80,11 +80,11 @@ type Config struct {
 
 // Progress is how far a run is.
 type Progress struct {
-	// Phase is prepare, load or check.
+	// Phase is prepare, load, check or expire.
 	Phase string
 	// Done is the share of the phase that is over, 0 to 1.
 	Done float64
-	// OpsPerSec is the rate of the last full interval of the load.
+	// OpsPerSec is the load's rate a second or two ago; 0 until it is known.
 	OpsPerSec float64
 }
 

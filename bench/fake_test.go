@@ -90,11 +90,19 @@ func reply[T proto.Message](op *handles.Operation) T {
 var errLost = errors.New("connection lost")
 
 // null answers at once: what is left is the generator's own cost.
-type null struct{ value int64 }
+type null struct {
+	value int64
+	fixed bool // every add answers 1
+}
 
 func (n *null) Invoke(_ context.Context, op *handles.Operation) error {
-	n.value++
-	if m, ok := op.Reply.(*quernv1.CounterServiceAddResponse); ok {
+	switch m := op.Reply.(type) {
+	case *quernv1.CounterServiceAddResponse:
+		if n.value++; n.fixed {
+			n.value = 1
+		}
+		m.Value = n.value
+	case *quernv1.CounterServiceGetResponse:
 		m.Value = n.value
 	}
 	return nil

@@ -190,8 +190,7 @@ func (w *worker) refused(k int, err error) {
 }
 
 func retryAfter(err error) time.Duration {
-	var f *failure.Error
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*failure.Error](err); ok {
 		return min(max(f.RetryAfter, minPause), maxPause)
 	}
 	return minPause

@@ -21,7 +21,8 @@ func BenchmarkGenerator(b *testing.B) {
 }
 
 func benchmarkGenerator(b *testing.B, name string, dist Dist) {
-	cfg := Config{Target: new(null), Workload: name, Concurrency: 1, Dist: dist, Duration: time.Hour, Keys: 10_000}
+	b.Helper()
+	cfg := Config{Target: &null{fixed: name == "spawn"}, Workload: name, Concurrency: 1, Dist: dist, Duration: time.Hour, Keys: 10_000}
 	switch w := workloads[name]; {
 	case w.oneKey:
 		cfg.Keys = 1

@@ -53,7 +53,7 @@ type picker struct {
 }
 
 func newPicker(keys int, dist Dist) *picker {
-	p := &picker{keys: uint64(keys)}
+	p := &picker{keys: uint64(keys)} //nolint:gosec // at most maxKeys
 	if dist == Zipf && keys > 1 {
 		weights := make([]float64, keys)
 		for i := range weights {
@@ -83,13 +83,13 @@ func (p *picker) fill(weights []float64) {
 	for len(small) > 0 && len(large) > 0 {
 		s, l := small[len(small)-1], large[len(large)-1]
 		small = small[:len(small)-1]
-		p.keep[s], p.alias[s] = chance(weights[s]), uint32(l)
+		p.keep[s], p.alias[s] = chance(weights[s]), uint32(l) //nolint:gosec // at most maxKeys
 		if weights[l] -= 1 - weights[s]; weights[l] < 1 {
 			large, small = large[:len(large)-1], append(small, l)
 		}
 	}
 	for _, i := range append(small, large...) { // 1 but for rounding
-		p.keep[i], p.alias[i] = math.MaxUint32, uint32(i)
+		p.keep[i], p.alias[i] = math.MaxUint32, uint32(i) //nolint:gosec // at most maxKeys
 	}
 }
 
@@ -103,5 +103,5 @@ func (p *picker) pick(random *rand.PCG) int {
 	if p.alias != nil && uint32(rest>>32) >= p.keep[column] {
 		return int(p.alias[column])
 	}
-	return int(column)
+	return int(column) //nolint:gosec // below keys
 }

@@ -136,13 +136,6 @@ func (t *tally) compare(before, acked, unknown, after int64) {
 	t.doubled = addSaturated(t.doubled, max(0, addSaturated(change, -acked-unknown)))
 }
 
-func (t *tally) merge(o tally) {
-	t.acked += o.acked
-	t.applied = addSaturated(t.applied, o.applied)
-	t.lost = addSaturated(t.lost, o.lost)
-	t.doubled = addSaturated(t.doubled, o.doubled)
-}
-
 func negate(v int64) int64 {
 	if v == math.MinInt64 {
 		return math.MaxInt64

@@ -26,7 +26,7 @@ func (r *replies) add(v int64) {
 		n++
 	}
 	c := r.chunks[n]
-	for d := uint64(v - r.last); ; d >>= 7 {
+	for d := uint64(v - r.last); ; d >>= 7 { //nolint:gosec // values rise
 		r.used++
 		if d < 0x80 {
 			c = append(c, byte(d))
@@ -46,7 +46,7 @@ func (r *replies) each(first int64, f func(int64)) {
 		for _, b := range c {
 			d |= uint64(b&0x7f) << shift
 			if shift += 7; b < 0x80 {
-				v += int64(d)
+				v += int64(d) //nolint:gosec // was one
 				f(v)
 				d, shift = 0, 0
 			}
@@ -71,7 +71,7 @@ func findRepeats(first int64, all []*replies, broken *violations) bool {
 	seen := make([]uint64, span/64+1)
 	for _, r := range all {
 		r.each(first, func(v int64) {
-			i := uint64(v - first)
+			i := uint64(v - first) //nolint:gosec // values rise
 			word, bit := i/64, uint64(1)<<(i%64)
 			if seen[word]&bit != 0 {
 				broken.note("two adds were both answered %d", v)

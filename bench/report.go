@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -61,7 +62,7 @@ func (r *Result) WriteDir(dir string, about About) error {
 }
 
 func writeFile(path string, write func(io.Writer) error) (err error) {
-	f, err := os.Create(path)
+	f, err := os.Create(path) //nolint:gosec // the caller's folder
 	if err != nil {
 		return err
 	}
@@ -124,18 +125,17 @@ func (r *Result) rows() []reportRow {
 		{"Errors", strconv.FormatInt(r.Errors, 10), "refused: nothing happened"},
 		{"Unknown", strconv.FormatInt(r.Unknown, 10), "perhaps happened"},
 		{"Backlog", strconv.FormatInt(r.Backlog, 10), "due and never sent"},
-		{"p50", us(l.P50), ""}, {"p90", us(l.P90), ""}, {"p99", us(l.P99), ""}, {"p99.9", us(l.P999), ""}, {"max", us(l.Max), ""},
+		{"p50", us(l.P50), ""},
+		{"p90", us(l.P90), ""},
+		{"p99", us(l.P99), ""},
+		{"p99.9", us(l.P999), ""},
+		{"max", us(l.Max), ""},
 		{"CPU", fmt.Sprintf("%.2f s", r.CPUSeconds), of},
 		{"Memory", fmt.Sprintf("%.1f MiB", float64(r.RSSBytes)/(1<<20)), of},
 		{"Violations", strconv.FormatInt(r.Violations, 10), "replies that cannot be right"},
 		{"Keys not read back", strconv.Itoa(r.Unread), ""},
 	}
-	var reasons []string
-	for reason := range r.ErrorsByReason {
-		reasons = append(reasons, reason)
-	}
-	slices.Sort(reasons)
-	for _, reason := range reasons {
+	for _, reason := range slices.Sorted(maps.Keys(r.ErrorsByReason)) {
 		rows = append(rows, reportRow{reason, strconv.FormatInt(r.ErrorsByReason[reason], 10), "errors or unknown by reason"})
 	}
 	return rows

@@ -107,7 +107,7 @@ func TestResultHasTheContractsFields(t *testing.T) {
 	if err := json.Unmarshal(text, &got); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range strings.Fields("target workload store duration_s concurrency pipeline keys ops errors unknown ops_per_sec " +
+	for name := range strings.FieldsSeq("target workload store duration_s concurrency pipeline keys ops errors unknown ops_per_sec " +
 		"latency_us acked applied lost doubled cpu_s rss_bytes") {
 		if _, ok := got[name]; !ok {
 			t.Errorf("no %q in %s", name, text)

@@ -43,13 +43,15 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	return r, nil
 }
 
+// loadProgress tells the rate of the last interval but one: the workers may
+// still be handing in the last one.
 func (g *generator) loadProgress(started time.Time) func() Progress {
 	return func() Progress {
 		elapsed := time.Since(started)
 		return Progress{
 			Phase:     "load",
 			Done:      min(1, elapsed.Seconds()/g.cfg.Duration.Seconds()),
-			OpsPerSec: g.series.rate(int(elapsed/g.series.interval) - 1),
+			OpsPerSec: g.series.rate(int(elapsed/g.series.interval) - 2),
 		}
 	}
 }

@@ -113,10 +113,14 @@ func TestCheckFindsWhatATargetDoes(t *testing.T) {
 				return nil
 			}
 		}, false, func(r *Result) bool { return r.Lost == r.Acked/100 && r.Doubled == 0 }},
-		{"applies adds twice", "counter-add", 10, func(f *fake) { f.before = twice(f) }, false,
-			func(r *Result) bool { return r.Doubled == r.Acked/100 && r.Lost == 0 }},
-		{"applies spawns twice", "spawn", 0, func(f *fake) { f.before = twice(f) }, false,
-			func(r *Result) bool { return r.Doubled == r.Acked/100 && r.Violations == r.Doubled }},
+		{
+			"applies adds twice", "counter-add", 10, func(f *fake) { f.before = twice(f) }, false,
+			func(r *Result) bool { return r.Doubled == r.Acked/100 && r.Lost == 0 },
+		},
+		{
+			"applies spawns twice", "spawn", 0, func(f *fake) { f.before = twice(f) }, false,
+			func(r *Result) bool { return r.Doubled == r.Acked/100 && r.Violations == r.Doubled },
+		},
 		{"loses replies of adds that it made", "counter-add", 10, func(f *fake) {
 			f.after = func(n int, op *handles.Operation) error {
 				if op.Method == handles.CounterAdd && n%10 == 0 {
@@ -197,7 +201,9 @@ func TestCheckFindsWhatATargetDoes(t *testing.T) {
 		{"is set to the end of the range by a stranger", "counter-add", 2, func(f *fake) {
 			f.after = func(n int, op *handles.Operation) error {
 				if op.Method == handles.CounterAdd && n == 1000 {
-					f.values[op.Key] = math.MinInt64 // Invoke calls after without its lock
+					f.mu.Lock()
+					f.values[op.Key] = math.MinInt64
+					f.mu.Unlock()
 				}
 				return nil
 			}
@@ -339,7 +345,7 @@ func (s stuck) Invoke(ctx context.Context, op *handles.Operation) error {
 
 func TestInterruptEndsTheLoadAndStillChecks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 1500500*time.Microsecond)
 		defer cancel()
 		var phases []string
 		f := newFake()
@@ -350,7 +356,7 @@ func TestInterruptEndsTheLoadAndStillChecks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !r.Interrupted || !r.OK() || r.Applied != r.Acked || r.Acked < 2900 || !f.expired[r.Prefix+"0"] {
+		if !r.Interrupted || !r.OK() || r.Unknown != 0 || r.Applied != r.Acked || r.Acked < 2900 || !f.expired[r.Prefix+"0"] {
 			t.Errorf("%+v", r)
 		}
 		if got := strings.Join(phases, " "); got != "prepare load load check expire" {

@@ -158,8 +158,10 @@ func (k *benchRunCommand) report(a *app, r *bench.Result) error {
 
 // command is the command line that leads to the same run again.
 func (k *benchRunCommand) command() []string {
-	out := []string{"bench", "run", "--target", k.Target, "--workload", k.Workload, "--duration", k.Duration.String(),
-		"--concurrency", fmt.Sprint(k.Concurrency), "--dist", k.Dist}
+	out := []string{
+		"bench", "run", "--target", k.Target, "--workload", k.Workload, "--duration", k.Duration.String(),
+		"--concurrency", fmt.Sprint(k.Concurrency), "--dist", k.Dist,
+	}
 	if k.Store != "" {
 		out = append(out, "--store", k.Store)
 	}

@@ -42,6 +42,14 @@ func usagef(format string, args ...any) error {
 	return &usageError{err: fmt.Errorf(format, args...)}
 }
 
+// nodeError is a failure of the node that this process runs: exit code 1, since
+// it is no operation whose outcome could be unknown.
+type nodeError struct{ err error }
+
+func (e *nodeError) Error() string { return e.err.Error() }
+
+func (e *nodeError) Unwrap() error { return e.err }
+
 // report is a failure as --json prints it.
 type report struct {
 	Code      string `json:"code"`
@@ -84,9 +92,12 @@ func text(err error, r report) string {
 
 func classify(err error) (report, int) {
 	var f *failure.Error
+	var n *nodeError
 	switch {
 	case isUsage(err):
 		return report{"invalid_argument", "USAGE", err.Error(), false, failure.NotDone.String()}, exitUsage
+	case errors.As(err, &n):
+		return report{"failed_precondition", "FAILED", err.Error(), false, failure.NotDone.String()}, exitFailed
 	case errors.Is(err, client.ErrUnreachable):
 		return report{connect.CodeUnavailable.String(), "UNREACHABLE", err.Error(), true, failure.NotDone.String()}, exitUnreachable
 	case errors.As(err, &f):

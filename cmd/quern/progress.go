@@ -19,7 +19,7 @@ const steps = 1000
 
 func newProgress(w io.Writer) *progress {
 	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor fits
+	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return &progress{}
 	}
 	return &progress{progressbar.NewOptions(steps,

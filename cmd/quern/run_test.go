@@ -111,7 +111,7 @@ func TestCommands(t *testing.T) {
 			if got.code != tt.code || !strings.Contains(got.stderr, tt.stderr) || (tt.stderr == "") != (got.stderr == "") {
 				t.Errorf("%v", got)
 			}
-			if got.stdout != tt.stdout && !(tt.stdout == "{" && strings.HasPrefix(got.stdout, "{")) {
+			if got.stdout != tt.stdout && (tt.stdout != "{" || !strings.HasPrefix(got.stdout, "{")) {
 				t.Errorf("stdout %q, want %q", got.stdout, tt.stdout)
 			}
 		})

@@ -118,7 +118,7 @@ func (k *serveCommand) drain(ctx context.Context, n node, again <-chan struct{})
 	select {
 	case err := <-closed:
 		if err != nil {
-			return fmt.Errorf("the node did not stop cleanly (--drain-timeout %v): %w", k.DrainTimeout, err)
+			return &nodeError{fmt.Errorf("the node did not stop cleanly (--drain-timeout %v): %w", k.DrainTimeout, err)}
 		}
 		return nil
 	case <-again:
@@ -155,7 +155,10 @@ func (k *serveCommand) config(log *slog.Logger) quern.Config {
 
 func (k *serveCommand) check() error {
 	for _, a := range []struct{ flag, addr string }{{"--listen", k.Listen}, {"--http", k.HTTP}, {"--advertise", k.Advertise}} {
-		if _, port, err := net.SplitHostPort(a.addr); (err != nil || port == "") && !(a.flag == "--advertise" && a.addr == "") {
+		if a.flag == "--advertise" && a.addr == "" {
+			continue
+		}
+		if _, port, err := net.SplitHostPort(a.addr); err != nil || port == "" {
 			return usagef("%s %q: is not HOST:PORT", a.flag, a.addr)
 		}
 	}
@@ -207,9 +210,9 @@ func (k *serveCommand) logger(w io.Writer) *slog.Logger {
 // startError says which flag to change where the node's own error does not.
 func startError(err error) error {
 	if errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EADDRNOTAVAIL) {
-		return fmt.Errorf("%w: this user or this machine cannot use that; choose another with --listen, --http or --data", err)
+		err = fmt.Errorf("%w: this user or this machine cannot use that; choose another with --listen, --http or --data", err)
 	}
-	return err
+	return &nodeError{err}
 }
 
 // loopback says whether an address can be reached from this machine only.

@@ -56,8 +56,8 @@ var confined = []struct {
 	{"github.com/cockroachdb/pebble", []string{"storage/embedded"}, "a store is an interface elsewhere"},
 	{"github.com/jackc/pgx", []string{"storage/postgres"}, "a store is an interface elsewhere"},
 	{"database/sql", []string{"storage/postgres"}, "a store is an interface elsewhere"},
-	{"google.golang.org/grpc", []string{"messages", "server", "client", "cluster", ".", "bench", "cmd"}, "handles and kinds know no transport"},
-	{"connectrpc.com/connect", []string{"messages", "server", "bench", "cmd"}, "handles and kinds know no transport"},
+	{"google.golang.org/grpc", []string{"messages", "server", "client", "cluster", "internal/wire"}, "handles and kinds know no transport"},
+	{"connectrpc.com/connect", []string{"messages", "server", "internal/wire", "cmd"}, "handles and kinds know no transport"},
 	{"gonum.org/v1/plot", []string{"bench"}, "only reports draw"},
 	{"testing", []string{"cluster/clustertest", "storage/storagetest", "internal"}, "production code does not test"},
 }

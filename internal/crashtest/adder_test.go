@@ -118,18 +118,19 @@ func (a *adder) addOnce(key string, delta int64) {
 	a.ids++
 	id := fmt.Sprintf("%s-%d", a.number, a.ids)
 	a.mu.Unlock()
-	perhaps := false
+	var worst error
 	for {
 		value, err := a.add(key, id, delta)
 		if err == nil {
 			a.record(key, delta, value, nil)
 			return
 		}
-		perhaps = perhaps || failure.OutcomeOf(err) == failure.Unknown
+		// What was unknown once stays so, whatever a later attempt is told.
+		if worst == nil || failure.OutcomeOf(err) == failure.Unknown {
+			worst = err
+		}
 		if !a.pause() {
-			if perhaps {
-				a.record(key, delta, 0, err)
-			}
+			a.record(key, delta, 0, worst)
 			return
 		}
 	}
