@@ -47,6 +47,10 @@ run: build ## Start one node in a temporary folder, run the load bench against i
 test: ## Run every test under the race detector (PKG=… RUN=… TESTFLAGS=…)
 	@scripts/test.sh -race -shuffle=on -timeout=15m $(if $(RUN),-run='$(RUN)') $(TESTFLAGS) $(PKG)
 
+.PHONY: test-long
+test-long: ## Run the tests that take minutes
+	go test -tags=long -timeout=30m -v ./internal/longtest
+
 .PHONY: lint
 lint: lint-go lint-proto ## Check style, layering, formatting and the protocol's style
 

@@ -10,6 +10,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 
 	"github.com/quern-io/quern/cluster"
+	"github.com/quern-io/quern/internal/machine"
 )
 
 // Names of stores for Config.Store.
@@ -113,5 +114,5 @@ func (c Config) validate() error {
 // tenth of it, which leaves room for states that are larger.
 func residentDefault() int {
 	const perGrain, least = 2 << 10, 100_000
-	return max(least, int(machineMemory()/perGrain)) //nolint:gosec // far below 2^63
+	return max(least, int(machine.Memory()/perGrain)) //nolint:gosec // far below 2^63
 }

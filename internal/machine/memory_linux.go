@@ -1,9 +1,9 @@
-package quern
+package machine
 
 import "golang.org/x/sys/unix"
 
-// machineMemory returns the machine's memory in bytes, 0 where it is unknown.
-func machineMemory() uint64 {
+// Memory returns the machine's memory in bytes, 0 where it is unknown.
+func Memory() uint64 {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil {
 		return 0
