@@ -56,7 +56,7 @@ lint: lint-go lint-proto ## Check style, layering, formatting and the protocol's
 
 .PHONY: lint-go
 lint-go: ## Check the Go code and the shell scripts
-	$(TOOL) golangci-lint run
+	$(TOOL) golangci-lint run --allow-parallel-runners
 	go test ./internal/arch ./internal/docscheck
 	for f in scripts/*.sh .ci/run; do bash -n "$$f"; done
 

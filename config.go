@@ -101,9 +101,9 @@ func (c Config) validate() error {
 	case c.Store == StoreEmbedded && c.DataDir == "":
 		return errors.New("the embedded store needs DataDir")
 	case c.Shards != 0 && !cluster.ValidShards(c.Shards):
-		return fmt.Errorf("Shards is %d, must be a power of two of at most %d", c.Shards, cluster.MaxShards)
+		return fmt.Errorf("the number of shards is %d, must be a power of two of at most %d", c.Shards, cluster.MaxShards)
 	case c.ResidentLimit < 0:
-		return fmt.Errorf("ResidentLimit is %d, must not be negative", c.ResidentLimit)
+		return fmt.Errorf("the resident limit is %d, must not be negative", c.ResidentLimit)
 	default:
 		return nil
 	}

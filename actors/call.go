@@ -106,7 +106,7 @@ func (c *call) wait(ctx context.Context) (epoch uint64, err error) {
 // gaveUp is the error of an operation whose caller stopped waiting.
 func gaveUp(ctx context.Context) error {
 	err := ctx.Err()
-	if err == context.DeadlineExceeded { //nolint:errorlint // contexts return exactly this value
+	if err == context.DeadlineExceeded {
 		return failure.Wrap(err, failure.DeadlineExceeded, "the deadline passed before the answer; the operation perhaps happened")
 	}
 	return failure.Wrap(err, failure.Canceled, "the caller gave up before the answer; the operation perhaps happened")

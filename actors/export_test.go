@@ -18,7 +18,7 @@ func (r *Runtime) WaitingAt(shard uint32) int {
 
 // Crash makes a shard panic outside of any handler.
 func (r *Runtime) Crash(shard uint32) {
-	r.shards[shard].box.post(func() { panic("crashed by the test") })
+	r.shards[shard].box.post(func() { panic("crashed by the test") }) //nolint:forbidigo // the point of it
 }
 
 // Resident returns the weight of a shard's memory.

@@ -168,8 +168,7 @@ func (s *shard) dropGrain(g *grain) {
 // refusal turns a store's refusal into the answer of the operations that it
 // hit.
 func refusal(err error) error {
-	var known *failure.Error
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[*failure.Error](err); ok {
 		return known
 	}
 	return failure.Wrap(err, failure.Overloaded, "the store refused the write: %v", err).After(refusedRetryAfter)

@@ -84,7 +84,7 @@ func (s *shard) onceAfter(g *grain, c *call, err error) error {
 	}
 	e := &onceEntry{at: s.now(), hash: c.hash}
 	if err != nil {
-		e.refusal, _ = err.(*failure.Error) //nolint:errorlint,errcheck // isNoAnswer has checked the type
+		e.refusal, _ = err.(*failure.Error) //nolint:errorlint // isNoAnswer has checked the type
 	} else if e.reply, err = proto.Marshal(c.reply); err != nil {
 		return failure.Wrap(err, failure.Internal, "the reply does not encode")
 	}

@@ -52,6 +52,7 @@ type powerCut struct {
 }
 
 func newPowerCut(t *testing.T, seed uint64) *powerCut {
+	t.Helper()
 	p := &powerCut{t: t, rand: rand.New(rand.NewPCG(seed, 0)), disk: vfs.NewCrashableMem()}
 	for i := range p.ids {
 		p.ids[i] = "id-" + strconv.Itoa(i)

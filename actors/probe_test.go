@@ -31,9 +31,14 @@ type probeState struct {
 
 func (s *probeState) Apply(_ *actors.Turn, command, reply proto.Message) (bool, error) {
 	s.n++
-	switch command.(*wrapperspb.StringValue).GetValue() {
+	q, ok := command.(*wrapperspb.StringValue)
+	a, okay := reply.(*wrapperspb.UInt64Value)
+	if !ok || !okay {
+		return false, failure.New(failure.UnknownMethod, "%T, %T", command, reply)
+	}
+	switch q.GetValue() {
 	case "panic":
-		panic("the handler panics")
+		panic("the handler panics") //nolint:forbidigo // the point of it
 	case "goexit":
 		runtime.Goexit()
 	case "refuse":
@@ -42,12 +47,18 @@ func (s *probeState) Apply(_ *actors.Turn, command, reply proto.Message) (bool, 
 		s.kind.entered <- struct{}{}
 		<-s.kind.block
 	}
-	reply.(*wrapperspb.UInt64Value).Value = s.n
+	a.Value = s.n
 	return true, nil
 }
 
-func (s *probeState) Assign(from actors.State) { *s = *from.(*probeState) }
-func (s *probeState) Due() int64               { return 0 }
+func (s *probeState) Assign(from actors.State) {
+	if other, ok := from.(*probeState); ok {
+		*s = *other
+	}
+}
+
+func (s *probeState) Due() int64 { return 0 }
+
 func (s *probeState) Append(b []byte) ([]byte, error) {
 	return binary.AppendUvarint(b, s.n), nil
 }

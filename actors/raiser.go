@@ -67,7 +67,7 @@ func (r *raiser) raiseAll(ctx context.Context) {
 		if err == nil {
 			wait = raisePause
 		} else {
-			r.rt.log.Warn("epochs not raised; trying again", slog.Int("shards", len(again)), slog.Any("err", err))
+			r.rt.log.WarnContext(ctx, "epochs not raised; trying again", slog.Int("shards", len(again)), slog.Any("err", err))
 			if !pause(ctx, wait) {
 				return
 			}

@@ -153,7 +153,7 @@ func New(cfg Config) (*Runtime, error) {
 }
 
 // Start brings up the actors. The shards serve once they were claimed.
-func (r *Runtime) Start(context.Context) error {
+func (r *Runtime) Start(ctx context.Context) error {
 	r.life.Lock()
 	defer r.life.Unlock()
 	if r.started || r.stopped {
@@ -161,7 +161,7 @@ func (r *Runtime) Start(context.Context) error {
 	}
 	r.started = true
 	// The workers outlive the caller's context; Stop ends them.
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:contextcheck // see above
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	r.cancel = cancel
 	r.committer.start(ctx)
 	r.raiser.start(ctx)

@@ -75,7 +75,7 @@ func (r *Runtime) readTimers(ctx context.Context, shard uint32, now int64) (due 
 	err = r.store.Scan(ctx, shard, from, prefixEnd(from), func(key, _ []byte) bool {
 		t, err := parseTimerKey(key)
 		if err != nil {
-			r.log.Error("timer record ignored", slog.Any("shard", shard), slog.Any("err", err))
+			r.log.ErrorContext(ctx, "timer record ignored", slog.Any("shard", shard), slog.Any("err", err))
 			return true
 		}
 		if t.due > now || len(due) == sweepPage {

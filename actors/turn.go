@@ -121,7 +121,7 @@ func isNoAnswer(err error) bool {
 	if !ok {
 		return err != nil
 	}
-	switch e.Reason { //nolint:exhaustive // the rest are answers
+	switch e.Reason {
 	case failure.HandlerFailed, failure.Overloaded, failure.NotOwner, failure.Moving,
 		failure.Stopping, failure.UnknownMethod, failure.StoreUnavailable:
 		return true

@@ -72,7 +72,7 @@ func (e *Error) Unwrap() error { return e.Cause }
 // Is reports whether target is a [Reason] equal to this failure's, so that
 // errors.Is(err, failure.Overloaded) reads as it should.
 func (e *Error) Is(target error) bool {
-	r, ok := target.(Reason) //nolint:errorlint // Is compares the target itself, not its chain
+	r, ok := target.(Reason)
 	return ok && r == e.Reason
 }
 
@@ -90,8 +90,7 @@ func OutcomeOf(err error) Outcome {
 	if err == nil {
 		return NotDone
 	}
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Outcome()
 	}
 	return Unknown

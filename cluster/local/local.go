@@ -15,7 +15,7 @@ func Claims(shards uint32, now time.Time) []cluster.Claim {
 	epoch := uint64(max(0, now.Unix())) + 1
 	claims := make([]cluster.Claim, shards)
 	for i := range claims {
-		claims[i] = cluster.Claim{Shard: uint32(i), Epoch: epoch} //nolint:gosec // below shards
+		claims[i] = cluster.Claim{Shard: uint32(i), Epoch: epoch}
 	}
 	return claims
 }

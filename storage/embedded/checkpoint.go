@@ -3,6 +3,7 @@ package embedded
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -194,7 +195,7 @@ func (g *generation) noteTrouble(err error) {
 		return
 	}
 	if g.mu.behind == nil {
-		g.s.o.Logger.Error("checkpoint fails, trying again", "err", err)
+		g.s.o.Logger.Error("checkpoint fails, trying again", slog.Any("err", err))
 		// Those who wait for room look at the error.
 		close(g.mu.room)
 		g.mu.room = make(chan struct{})
@@ -213,7 +214,7 @@ func (g *generation) compactionEnded() { signal(g.compacted) }
 // dataCorruption is called by pebble when it finds a damaged table. Reads of it
 // fail, each with its own error; nothing else is affected.
 func (g *generation) dataCorruption(i pebble.DataCorruptionInfo) {
-	g.s.o.Logger.Error("states are damaged", "path", i.Path, "err", i.Details)
+	g.s.o.Logger.Error("states are damaged", slog.String("path", i.Path), slog.Any("err", i.Details))
 }
 
 // caughtUp wakes the commits that wait for room.

@@ -15,17 +15,19 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // target opens stores in a folder of their own. A small tail has every test run
 // through many checkpoints.
-func target(o embedded.Options, where func(t testing.TB) (vfs.FS, string)) storagetest.Target {
+func target(o embedded.Options, where func(tb testing.TB) (vfs.FS, string)) storagetest.Target {
 	return storagetest.Target{
 		Name: "embedded", Durable: true,
-		New: func(t testing.TB) func(testing.TB) actors.Store {
+		New: func(tb testing.TB) func(testing.TB) actors.Store {
+			tb.Helper()
 			o := o
-			o.FS, o.Dir = where(t)
+			o.FS, o.Dir = where(tb)
 			o.Shards = storagetest.Shards
-			return func(t testing.TB) actors.Store {
-				s, err := embedded.Open(t.Context(), o)
+			return func(tb testing.TB) actors.Store {
+				tb.Helper()
+				s, err := embedded.Open(tb.Context(), o)
 				if err != nil {
-					t.Fatalf("open: %v", err)
+					tb.Fatalf("open: %v", err)
 				}
 				return s
 			}
@@ -48,7 +50,10 @@ func TestConformanceMem(t *testing.T) {
 
 func TestConformanceDisk(t *testing.T) {
 	t.Parallel()
-	tg := target(embedded.Options{CacheBytes: 1 << 20, TailBytes: 64 << 10}, func(t testing.TB) (vfs.FS, string) { return nil, t.TempDir() })
+	tg := target(embedded.Options{CacheBytes: 1 << 20, TailBytes: 64 << 10}, func(tb testing.TB) (vfs.FS, string) {
+		tb.Helper()
+		return nil, tb.TempDir()
+	})
 	tg.Steps = 300
 	storagetest.Run(t, tg)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -126,10 +127,8 @@ func (r *rig) get(s *embedded.Store, key string) string {
 func (r *rig) wantValue(key string, want ...string) {
 	r.Helper()
 	got := r.get(r.store, key)
-	for _, w := range want {
-		if got == w {
-			return
-		}
+	if slices.Contains(want, got) {
+		return
 	}
 	r.Errorf("%q holds %q, want one of %q", key, got, want)
 }
@@ -289,7 +288,7 @@ func TestFullDisk(t *testing.T) {
 	r.must("a", "1")
 	r.fs.usage.Store(&vfs.DiskUsage{AvailBytes: 900})
 	var touched atomic.Int64
-	r.fs.set(func(op, path string) error {
+	r.fs.set(func(_, path string) error {
 		if inJournal(path) {
 			touched.Add(1)
 		}
@@ -309,7 +308,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	r.wantValue("a", "1")
 	r.fs.usage.Store(&vfs.DiskUsage{AvailBytes: 1 << 30})
-	for v = r.commit("a", "3"); errors.Is(v.Err, embedded.ErrDiskFull); v = r.commit("a", "3") {
+	for v = r.commit("a", "3"); errors.Is(v.Err, embedded.ErrDiskFull); v = r.commit("a", "3") { //nolint:revive // each look is a commit
 	}
 	if v.Status != actors.Done {
 		t.Errorf("commit when there is room again: %+v", v)
@@ -367,7 +366,7 @@ func TestFailingStates(t *testing.T) {
 		"journal delete":      {"remove", inJournal},
 	} {
 		for _, err := range []error{errDisk, syscall.ENOSPC, errLost} {
-			if err == errLost && fault.op != "sync" {
+			if errors.Is(err, errLost) && fault.op != "sync" {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s/%v", name, err), func(t *testing.T) {
@@ -406,6 +405,7 @@ func failingStates(t *testing.T, op string, where func(string) bool, err error) 
 			want[key] = value
 		case actors.Unclear:
 			want[key] = r.get(r.store, key)
+		case actors.Refused:
 		case actors.Fenced:
 			t.Fatal(v.Err)
 		}
@@ -443,6 +443,7 @@ func TestFaultStorm(t *testing.T) {
 }
 
 func faultStorm(t *testing.T, seed uint64) {
+	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 3))
 	disk := vfs.NewCrashableMem()
 	fs := newFaultFS(disk)
@@ -454,7 +455,7 @@ func faultStorm(t *testing.T, seed uint64) {
 	}
 	var mu sync.Mutex
 	faults := rand.New(rand.NewPCG(seed, 4))
-	fs.set(func(op, path string) error {
+	fs.set(func(_, _ string) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if faults.IntN(60) != 0 {

@@ -230,7 +230,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 	mem := vfs.NewMem()
 	opens(t, embedded.Options{Dir: "/data", FS: mem})
 	fs := newFaultFS(mem)
-	fs.set(func(op, path string) error {
+	fs.set(func(op, _ string) error {
 		if op == "write" {
 			return syscall.ENOSPC
 		}

@@ -19,7 +19,7 @@ const (
 	defaultMaxFrame   = 64 << 20
 	defaultGrowBytes  = 1 << 20
 	defaultCacheBytes = 64 << 20
-	defaultRetryMin   = 20 * time.Millisecond
+	defaultRetryPause = 20 * time.Millisecond
 	defaultRetryMax   = time.Second
 )
 
@@ -117,7 +117,7 @@ func (o Options) withDefaults() (Options, error) {
 	orDefault(&o.MaxFrameBytes, defaultMaxFrame)
 	orDefault(&o.GrowBytes, defaultGrowBytes)
 	orDefault(&o.CacheBytes, defaultCacheBytes)
-	orDefault(&o.RetryMin, defaultRetryMin)
+	orDefault(&o.RetryMin, defaultRetryPause)
 	orDefault(&o.RetryMax, defaultRetryMax)
 	o.MaxFrameBytes = min(max(o.MaxFrameBytes, o.MaxBatchBytes), maxPayload)
 	return o, nil

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"log/slog"
 	"time"
 )
 
@@ -27,7 +28,7 @@ func (s *Store) failed(g *generation, err error) {
 	}
 	s.mu.cause = err
 	s.change(phaseBroken)
-	s.o.Logger.Error("store is broken, recovering", "err", err)
+	s.o.Logger.Error("store is broken, recovering", slog.Any("err", err))
 	signal(s.broken)
 }
 
@@ -49,7 +50,7 @@ func (s *Store) recover() {
 			return
 		}
 		if pause == s.o.RetryMin {
-			s.o.Logger.Error("recovery fails, trying again", "err", err)
+			s.o.Logger.Error("recovery fails, trying again", slog.Any("err", err))
 		}
 		if !s.wait(pause) {
 			return

@@ -207,7 +207,7 @@ func (l *pebbleLogger) Errorf(format string, args ...any) { l.debug(format, args
 
 func (l *pebbleLogger) debug(format string, args []any) {
 	if log := l.g.s.o.Logger; log.Enabled(context.Background(), slog.LevelDebug) {
-		log.Debug("pebble", "line", fmt.Sprintf(format, args...))
+		log.Debug("pebble", slog.String("line", fmt.Sprintf(format, args...)))
 	}
 }
 

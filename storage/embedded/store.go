@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 
 	"github.com/quern-io/quern/actors"
@@ -141,6 +142,7 @@ func (s *Store) acquire(ctx context.Context) (*generation, error) {
 			return g, nil
 		case phaseClosed:
 			return nil, ErrClosed
+		case phaseBroken:
 		}
 		select {
 		case <-changed:
@@ -175,7 +177,7 @@ func (s *Store) retire(g *generation) {
 func (s *Store) closeRetired(g *generation) {
 	defer s.retiring.Done()
 	if err := g.closeFiles(); err != nil {
-		s.o.Logger.Debug("closed a generation", "err", err)
+		s.o.Logger.Debug("closed a generation", slog.Any("err", err))
 	}
 	g.fence.raise()
 }
@@ -305,6 +307,6 @@ func (s *Store) shutdown() {
 	<-s.write
 	s.retiring.Wait()
 	if err := s.lock.Close(); err != nil {
-		s.o.Logger.Error("unlock data folder", "err", err)
+		s.o.Logger.Error("unlock data folder", slog.Any("err", err))
 	}
 }

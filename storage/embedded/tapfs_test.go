@@ -69,8 +69,8 @@ func (f *tapFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) 
 func (f *tapFS) OpenDir(name string) (vfs.File, error) {
 	file, err := f.FS.OpenDir(name)
 	file, err = f.wrap(file, err, name)
-	if err == nil {
-		file.(*tapFile).dir = true
+	if tap, ok := file.(*tapFile); ok && err == nil {
+		tap.dir = true
 	}
 	return file, err
 }
@@ -197,5 +197,3 @@ func (f *tapFile) sync(sync func() error) error {
 }
 
 func inJournal(path string) bool { return strings.Contains(path, "/journal/") }
-
-func inStates(path string) bool { return strings.Contains(path, "/states/") }

@@ -230,7 +230,7 @@ func testReopen(f *fixture) {
 		if r := f.tryRaise(actors.Raise{Shard: 1, Epoch: epoch, Incarnation: self}); r.OK || r.Epoch != epoch || r.Time != int64(epoch) {
 			f.Errorf("the row after reopening: %+v, want epoch and time %d", r, epoch)
 		}
-		if r := f.tryRaise(actors.Raise{Shard: 1, From: 1, Epoch: epoch, Incarnation: self}); r.OK != true {
+		if r := f.tryRaise(actors.Raise{Shard: 1, From: 1, Epoch: epoch, Incarnation: self}); !r.OK {
 			f.Errorf("the incarnation is lost: %+v", r)
 		}
 	}

@@ -19,8 +19,17 @@ func testScanOrderAndBounds(f *fixture) {
 		f.commit(2, 1, del(name(i)))
 	}
 	ranges := [][2]string{
-		{"", ""}, {"", name(50)}, {name(50), ""}, {name(40), name(60)}, {name(41), name(42)},
-		{name(40), name(41)}, {name(60), name(40)}, {name(60), name(60)}, {"key", "key:"}, {"zzz", ""}, {name(60) + "\x00", name(62)},
+		{"", ""},
+		{"", name(50)},
+		{name(50), ""},
+		{name(40), name(60)},
+		{name(41), name(42)},
+		{name(40), name(41)},
+		{name(60), name(40)},
+		{name(60), name(60)},
+		{"key", "key:"},
+		{"zzz", ""},
+		{name(60) + "\x00", name(62)},
 	}
 	for _, r := range ranges {
 		want := map[string]string{}

@@ -74,7 +74,7 @@ func Run(t *testing.T, target Target) {
 type fixture struct {
 	testing.TB
 	target Target
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // the test's own, for its length
 	open   func(t testing.TB) actors.Store
 	store  actors.Store
 }
