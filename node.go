@@ -39,6 +39,9 @@ type Node struct {
 	err      error // of Close, valid after closed
 }
 
+// undoTimeout bounds the clearing away after a start that failed.
+const undoTimeout = 10 * time.Second
+
 // Open starts a node and returns when it serves. It fails with an error that
 // wraps ErrConfig where the configuration cannot work, and with one that says
 // what to do where the data folder or an address cannot be used. ctx bounds
@@ -55,7 +58,9 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	n := &Node{cfg: cfg, store: store, info: store.Info(), closed: make(chan struct{})}
 	if err := n.start(ctx); err != nil {
 		// What was begun is undone even where ctx has ended.
-		return nil, errors.Join(err, n.stop(context.WithoutCancel(ctx)))
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		return nil, errors.Join(err, n.stop(undo))
 	}
 	return n, nil
 }

@@ -40,6 +40,8 @@ type call struct {
 	home  *callPool
 
 	kindIndex int
+	admitted  bool   // had been accepted before it had to wait
+	grain     *grain // at the gate: whose state it tells of
 	event     func()
 	due       int64 // of the timer whose turn this is; 0 for an operation
 	deadline  int64 // Unix nanoseconds by the wall clock; 0 is none
@@ -65,6 +67,7 @@ func (p *callPool) get() *call {
 
 func (c *call) recycle() {
 	c.next, c.kindIndex, c.event, c.due, c.deadline = nil, 0, nil, 0, 0
+	c.admitted, c.grain = false, nil
 	c.key, c.method, c.once, c.hash = "", "", "", 0
 	c.command, c.reply, c.err, c.epoch = nil, nil, nil, 0
 	c.home.free.Put(c)
@@ -141,6 +144,13 @@ func (l *callList) pop() *call {
 	l.n--
 	c.next = nil
 	return c
+}
+
+// append moves all calls of another list to the end of this one.
+func (l *callList) append(other *callList) {
+	for c := other.pop(); c != nil; c = other.pop() {
+		l.push(c)
+	}
 }
 
 // take empties the list into a new one.

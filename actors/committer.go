@@ -17,7 +17,7 @@ type committer struct {
 	counts commitCounts
 
 	mu      sync.Mutex
-	waiting []*flight // at most one per shard
+	waiting []*flight // at most one per shard and activation
 	wake    chan struct{}
 	landing chan []*flight
 	group   sync.WaitGroup

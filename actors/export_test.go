@@ -53,3 +53,16 @@ func (r *Runtime) RingAt(shard uint32) int {
 	s.box.post(func() { n <- len(s.residents.ring) })
 	return <-n
 }
+
+// Raising reports whether a shard waits for its epoch.
+func (r *Runtime) Raising(shard uint32) bool {
+	is := make(chan bool, 1)
+	s := r.shards[shard]
+	s.box.post(func() { is <- s.phase == raising })
+	return <-is
+}
+
+// StateKey and OnceKey are the keys of records.
+func StateKey(kind, key string) []byte { return appendStateKey(nil, kind, key) }
+
+func OnceKey(kind, key, id string) []byte { return append(appendOncePrefix(nil, kind, key), id...) }

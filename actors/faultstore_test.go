@@ -21,6 +21,8 @@ type faultStore struct {
 	verdict func(actors.Batch) actors.Status       // nil: Done
 	land    func(actors.Batch, actors.Status) bool // whether a batch that is not Done is written all the same
 	read    func(shard uint32) error
+	scan    func(shard uint32) // called when a scan is over
+	raise   func() error
 	began   chan struct{} // gets a value as a commit begins
 	commits int
 }
@@ -48,10 +50,7 @@ func (f *faultStore) Commit(ctx context.Context, batches []actors.Batch) []actor
 	f.commits++
 	f.mu.Unlock()
 	if hold != nil {
-		select {
-		case <-hold:
-		case <-ctx.Done():
-		}
+		<-hold // as a disk that hangs: ctx does not help
 	}
 	verdicts := make([]actors.Verdict, len(batches))
 	for i, b := range batches {
@@ -79,4 +78,27 @@ func (f *faultStore) Read(ctx context.Context, shard uint32, keys [][]byte, foun
 		}
 	}
 	return f.Store.Read(ctx, shard, keys, found)
+}
+
+func (f *faultStore) Scan(ctx context.Context, shard uint32, from, to []byte, yield func(key, value []byte) bool) error {
+	err := f.Store.Scan(ctx, shard, from, to, yield)
+	f.mu.Lock()
+	scan := f.scan
+	f.mu.Unlock()
+	if scan != nil {
+		scan(shard)
+	}
+	return err
+}
+
+func (f *faultStore) Raise(ctx context.Context, requests []actors.Raise) ([]actors.Raised, error) {
+	f.mu.Lock()
+	raise := f.raise
+	f.mu.Unlock()
+	if raise != nil {
+		if err := raise(); err != nil {
+			return nil, err
+		}
+	}
+	return f.Store.Raise(ctx, requests)
 }

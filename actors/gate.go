@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 
@@ -39,8 +40,12 @@ func (g *gate) reset() {
 	*g = gate{}
 }
 
-// keptArena is the largest buffer that a shard keeps for its next commit.
-const keptArena = 1 << 20
+// Bounds of the buffer of a flight: what is kept for the next one, and where a
+// cut stops. What is left stays dirty, and its answers wait for the next cut.
+const (
+	keptArena = 1 << 20
+	cutBytes  = 4 << 20
+)
 
 // cut hands the dirty states to the committer. It is called between turns.
 func (s *shard) cut() {
@@ -48,32 +53,83 @@ func (s *shard) cut() {
 	if g.inFlight || len(g.dirtyGrains) == 0 && len(g.deletions) == 0 {
 		return
 	}
-	f := g.flight
-	if f == nil || cap(f.arena) > keptArena {
-		f = &flight{shard: s}
-		f.land = func() { s.settle(f) }
-		g.flight = f
-	}
-	f.activation = s.activation
-	f.batch = Batch{Shard: s.id, Epoch: s.epoch.Load(), Time: s.now(), Records: f.batch.Records[:0]}
-	f.arena = f.arena[:0]
-	for _, grain := range g.dirtyGrains {
-		if err := s.encode(f, grain); err != nil {
-			s.rt.log.Error("state does not encode", slog.String("kind", grain.kind.kind.Name()),
-				slog.Any("shard", s.id), slog.Any("err", err))
-			s.rollback(failure.Wrap(err, failure.HandlerFailed, "a state of the shard does not encode; nothing was changed"))
-			return
-		}
-		grain.flags = grain.flags&^dirty | flying
-	}
+	f := s.newFlight()
 	for _, key := range g.deletions {
 		f.batch.Records = append(f.batch.Records, Record{Key: key, Delete: true})
 	}
 	g.deletions = nil
-	g.flyingGrains, g.dirtyGrains = g.dirtyGrains, g.flyingGrains[:0]
-	g.flyingCalls = g.dirtyCalls.take()
+	n := 0
+	for n < len(g.dirtyGrains) && len(f.arena) < cutBytes {
+		grain := g.dirtyGrains[n]
+		n++
+		if grain.is(dropped) {
+			continue
+		}
+		if err := s.encode(f, grain); err != nil {
+			s.failEncode(grain, err)
+			continue
+		}
+		grain.flags = grain.flags&^dirty | flying
+		g.flyingGrains = append(g.flyingGrains, grain)
+	}
+	left := copy(g.dirtyGrains, g.dirtyGrains[n:])
+	clear(g.dirtyGrains[left:])
+	g.dirtyGrains = g.dirtyGrains[:left]
+	g.takeOff(left > 0)
+	if len(f.batch.Records) == 0 {
+		return
+	}
 	g.inFlight = true
 	s.rt.committer.enqueue(f)
+}
+
+// newFlight returns an empty flight of the present activation.
+func (s *shard) newFlight() *flight {
+	f := s.gate.flight
+	if f == nil || cap(f.arena) > keptArena {
+		f = &flight{shard: s}
+		f.land = func() { s.settle(f) }
+		s.gate.flight = f
+	}
+	f.activation = s.activation
+	f.batch = Batch{Shard: s.id, Epoch: s.epoch.Load(), Time: s.now(), Records: f.batch.Records[:0]}
+	f.arena = f.arena[:0]
+	return f
+}
+
+// takeOff moves the answers that tell of flying states; those that tell of a
+// state that is still dirty stay, where the cut has left any.
+func (g *gate) takeOff(some bool) {
+	if !some {
+		g.flyingCalls = g.dirtyCalls.take()
+		return
+	}
+	all := g.dirtyCalls.take()
+	for c := all.pop(); c != nil; c = all.pop() {
+		if c.grain.is(dirty) {
+			g.dirtyCalls.push(c)
+		} else {
+			g.flyingCalls.push(c)
+		}
+	}
+}
+
+// failEncode undoes what was done to a grain whose state does not encode. It
+// is a defect of its kind.
+func (s *shard) failEncode(g *grain, err error) {
+	s.rt.log.Error("state does not encode", slog.String("kind", g.kind.kind.Name()),
+		slog.Any("shard", s.id), slog.Any("err", err))
+	err = failure.Wrap(err, failure.HandlerFailed, "the new state does not encode; the change was undone")
+	all := s.gate.dirtyCalls.take()
+	for c := all.pop(); c != nil; c = all.pop() {
+		if c.grain != g {
+			s.gate.dirtyCalls.push(c)
+			continue
+		}
+		s.waiting--
+		c.complete(err)
+	}
+	s.dropGrain(g)
 }
 
 // encode appends the records of one grain to the flight.
@@ -82,18 +138,16 @@ func (s *shard) encode(f *flight, g *grain) error {
 	start := len(f.arena)
 	f.arena = appendStateKey(f.arena, name, g.key)
 	middle := len(f.arena)
-	var err error
-	if f.arena, err = g.state.Append(f.arena); err != nil {
+	encoded, err := g.state.Append(f.arena)
+	if err != nil {
+		f.arena = f.arena[:start]
 		return err
 	}
-	f.batch.Records = append(f.batch.Records, Record{
-		Key:    f.arena[start:middle:middle],
-		Value:  f.arena[middle:len(f.arena):len(f.arena)],
-		Delete: middle == len(f.arena),
-	})
+	f.arena = encoded
+	f.add(start, middle, middle == len(f.arena))
 	s.encodeTimer(f, g, tableState, &g.timer, g.state.Due())
 	if t := g.once(); t != nil {
-		return s.encodeOnce(f, g, t)
+		s.encodeOnce(f, g, t)
 	}
 	return nil
 }
@@ -113,6 +167,7 @@ func (s *shard) settle(f *flight) {
 	}
 	g := &s.gate
 	g.inFlight = false
+	s.timers.flying = 0
 	switch f.verdict.Status {
 	case Done:
 		for i, grain := range g.flyingGrains {
@@ -155,21 +210,25 @@ func (s *shard) rollback(err error) {
 // dropGrain forgets a grain. Its parked calls look for it again.
 func (s *shard) dropGrain(g *grain) {
 	s.residents.drop(g)
-	if g.extra == nil {
-		return
-	}
-	parked := g.extra.parked.take()
-	s.waiting -= parked.n
-	for c := parked.pop(); c != nil; c = parked.pop() {
-		s.handle(c)
+	if g.extra != nil {
+		s.resume(&g.extra.parked)
 	}
 }
 
 // refusal turns a store's refusal into the answer of the operations that it
-// hit.
+// hit. The store may say which reason fits by a method of its error.
 func refusal(err error) error {
-	if known, ok := errors.AsType[*failure.Error](err); ok {
-		return known
+	reason := failure.Overloaded
+	var known interface{ Reason() failure.Reason }
+	switch {
+	case errors.As(err, &known):
+		reason = known.Reason()
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return errStopping
 	}
-	return failure.Wrap(err, failure.Overloaded, "the store refused the write: %v", err).After(refusedRetryAfter)
+	e := failure.Wrap(err, reason, "the store refused the write: %v", err)
+	if e.Retryable() {
+		e = e.After(refusedRetryAfter)
+	}
+	return e
 }

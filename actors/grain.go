@@ -33,8 +33,10 @@ const (
 
 // extra is what few grains have.
 type extra struct {
-	// parked waits for the load.
-	parked callList
+	// parked waits for the load. released counts the calls that had waited
+	// and have not had their turn: until then the grain stays.
+	parked   callList
+	released int
 	// once holds the kept answers; nil while they were not read.
 	once *onceTable
 	// loadOnce: the load that is under way reads the kept answers too.
@@ -63,7 +65,14 @@ func (g *grain) once() *onceTable {
 // evictable: durable, and nothing waits for it.
 func (g *grain) evictable() bool {
 	return g.flags&(loading|dirty|flying) == 0 &&
-		(g.extra == nil || g.extra.parked.n == 0 && !g.extra.loadOnce)
+		(g.extra == nil || g.extra.parked.n == 0 && g.extra.released == 0 && !g.extra.loadOnce)
+}
+
+// tidy lets go of extra where it holds nothing.
+func (g *grain) tidy() {
+	if x := g.extra; x != nil && x.once == nil && x.parked.n == 0 && x.released == 0 && !x.loadOnce {
+		g.extra = nil
+	}
 }
 
 // weight is what the grain counts towards the resident limit.
@@ -96,11 +105,11 @@ func (r *residents) add(g *grain) {
 	r.weight += g.weight()
 }
 
-// evict drops grains until the weight is at most limit or the hand has looked
-// at a bounded number of grains.
+// evict drops grains until the weight is at most limit. How many it looks at
+// grows with the excess: each may have to be passed over once for its use, and
+// some because they are not durable yet.
 func (r *residents) evict(limit int) (evicted int) {
-	const looks = 64
-	for range looks {
+	for range 64 + 2*max(0, r.weight-limit) {
 		if r.weight <= limit || len(r.ring) == 0 {
 			return evicted
 		}

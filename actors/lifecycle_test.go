@@ -108,7 +108,9 @@ func TestStopWithAStoreThatHangs(t *testing.T) {
 	if err := rt.Activate(t.Context(), claims); err != nil {
 		t.Fatal(err)
 	}
-	store.set(func(f *faultStore) { f.hold = make(chan struct{}) })
+	hold := make(chan struct{})
+	defer close(hold)
+	store.set(func(f *faultStore) { f.hold = hold })
 	hung := begin(add(r, "a"))
 	<-store.began
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)

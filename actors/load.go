@@ -3,6 +3,7 @@ package actors
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ type wanted struct {
 	// Filled in by the loader.
 	state   []byte // nil where there is no record
 	entries map[string]*onceEntry
+	err     error
 }
 
 func (l *loadQueue) want(g *grain, once bool) {
@@ -41,13 +43,13 @@ func (s *shard) startLoad() {
 	items, activation := s.load.wanted, s.activation
 	s.load.wanted, s.load.underWay = nil, true
 	s.rt.loader.run(func(ctx context.Context) {
-		err := s.rt.read(ctx, s.id, items)
-		s.box.post(func() { s.loaded(activation, items, err) })
+		s.rt.read(ctx, s.id, items)
+		s.box.post(func() { s.loaded(activation, items) })
 	})
 }
 
-// read fills in the records of items.
-func (r *Runtime) read(ctx context.Context, shard uint32, items []wanted) error {
+// read fills in the records of items, or why they could not be read.
+func (r *Runtime) read(ctx context.Context, shard uint32, items []wanted) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	keys := make([][]byte, len(items))
@@ -58,11 +60,22 @@ func (r *Runtime) read(ctx context.Context, shard uint32, items []wanted) error 
 		items[i].state = append([]byte{}, value...)
 	})
 	for i := range items {
-		if err == nil && items[i].once {
-			err = r.readOnce(ctx, shard, &items[i])
+		if err != nil {
+			items[i].err = unreadable(err)
+		} else if items[i].once {
+			items[i].err = r.readOnce(ctx, shard, &items[i])
 		}
 	}
-	return err
+}
+
+func unreadable(err error) error {
+	return failure.Wrap(err, failure.StoreUnavailable, "the store could not be read: %v", err).After(time.Second)
+}
+
+// undecodable is a record that says nothing: the grain cannot be used until it
+// was mended, and trying again is in vain.
+func undecodable(err error) error {
+	return failure.Wrap(err, failure.Internal, "a record of this grain does not decode; nothing was done")
 }
 
 func (r *Runtime) readOnce(ctx context.Context, shard uint32, w *wanted) error {
@@ -78,14 +91,18 @@ func (r *Runtime) readOnce(ctx context.Context, shard uint32, w *wanted) error {
 		w.entries[string(bytes.TrimPrefix(key, prefix))] = e
 		return true
 	})
-	if err == nil {
-		err = broken
+	switch {
+	case err != nil:
+		return unreadable(err)
+	case broken != nil:
+		return undecodable(broken)
+	default:
+		return nil
 	}
-	return err
 }
 
 // loaded takes what was read, and runs the calls that waited for it.
-func (s *shard) loaded(activation uint64, items []wanted, err error) {
+func (s *shard) loaded(activation uint64, items []wanted) {
 	if activation != s.activation {
 		return
 	}
@@ -95,24 +112,24 @@ func (s *shard) loaded(activation uint64, items []wanted, err error) {
 		if w.grain.is(dropped) {
 			continue
 		}
-		if e := s.install(w, err); e != nil {
-			s.failLoad(w.grain, e)
+		if err := s.install(w); err != nil {
+			s.failLoad(w.grain, err)
 			continue
 		}
-		s.runParked(w.grain)
+		s.unpark(w.grain)
 	}
 }
 
 // install puts the read records into the grain.
-func (s *shard) install(w *wanted, err error) error {
-	if err != nil {
-		return failure.Wrap(err, failure.StoreUnavailable, "the store could not be read: %v", err).After(time.Second)
+func (s *shard) install(w *wanted) error {
+	if w.err != nil {
+		return w.err
 	}
 	g := w.grain
 	if g.is(loading) {
 		if w.state != nil {
-			if err := g.state.Decode(w.state); err != nil {
-				return failure.Wrap(err, failure.Internal, "the record of this grain does not decode")
+			if err := decode(g.state, w.state); err != nil {
+				return undecodable(err)
 			}
 		}
 		g.timer = g.state.Due()
@@ -129,24 +146,28 @@ func (s *shard) install(w *wanted, err error) error {
 	return nil
 }
 
-func (s *shard) runParked(g *grain) {
-	if g.extra == nil {
+// decode turns a panic of the kind into an error.
+func decode(state State, record []byte) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			err = fmt.Errorf("actors: decode panicked: %v", reason)
+		}
+	}()
+	return state.Decode(record)
+}
+
+// unpark lets the calls that waited for the load have their turns.
+func (s *shard) unpark(g *grain) {
+	x := g.extra
+	if x == nil {
 		return
 	}
-	parked := g.extra.parked.take()
-	s.waiting -= parked.n
-	for c := parked.pop(); c != nil; c = parked.pop() {
-		if g.is(dropped) {
-			s.handle(c)
-			continue
-		}
-		s.current = c
-		s.dispatch(g, c)
-		s.current = nil
+	x.released += x.parked.n
+	for c := x.parked.first; c != nil; c = c.next {
+		c.grain = g
 	}
-	if x := g.extra; x != nil && x.once == nil && x.parked.n == 0 && !x.loadOnce {
-		g.extra = nil
-	}
+	s.resume(&x.parked)
+	g.tidy()
 }
 
 // failLoad answers the calls of a grain that could not be read. The next call
@@ -164,28 +185,53 @@ func (s *shard) failLoad(g *grain, err error) {
 	s.failAll(&parked, err)
 }
 
-// loader runs reads on a bounded number of goroutines. Each shard has at most
-// two reads under way (records and timers), which bounds the queue.
+// loader runs reads on a fixed number of goroutines. An activation of a shard
+// has at most two reads under way (records and timers), which bounds the queue
+// but for those of activations that have ended.
 type loader struct {
-	tasks chan func(context.Context)
+	mu    sync.Mutex
+	queue []func(context.Context)
+	wake  chan struct{} // holds a signal for each worker that should look
 	group sync.WaitGroup
 }
 
-func (l *loader) start(ctx context.Context, workers, shards int) {
-	l.tasks = make(chan func(context.Context), 2*shards)
+func (l *loader) start(ctx context.Context, workers int) {
+	l.wake = make(chan struct{}, workers)
 	for range workers {
 		l.group.Go(func() {
 			for {
 				select {
-				case task := <-l.tasks:
-					task(ctx)
+				case <-l.wake:
 				case <-ctx.Done():
 					return
+				}
+				for task := l.take(); task != nil; task = l.take() {
+					task(ctx)
 				}
 			}
 		})
 	}
 }
 
+func (l *loader) take() func(context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) == 0 {
+		return nil
+	}
+	task := l.queue[0]
+	l.queue[0] = nil
+	l.queue = l.queue[1:]
+	return task
+}
+
 // run never blocks.
-func (l *loader) run(task func(context.Context)) { l.tasks <- task }
+func (l *loader) run(task func(context.Context)) {
+	l.mu.Lock()
+	l.queue = append(l.queue, task)
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default: // as many workers as there are will look
+	}
+}

@@ -34,8 +34,10 @@ type mailbox struct {
 	parked atomic.Bool
 
 	// The rest belongs to the runner.
-	todo      *call // oldest first
-	ran       int   // calls taken since drive began
+	ready     callList // had to wait for something and may run now
+	todo      *call    // gathered, oldest first
+	quota     int      // how many calls the run may still take
+	unwound   bool     // a turn ended its goroutine: the shard must look around
 	suspended bool
 	invoker   pactor.MessageInvoker
 	schedule  func(func())
@@ -46,7 +48,8 @@ type mailbox struct {
 	interrupted func()
 }
 
-// inlineCalls is how many calls a caller runs before it hands over.
+// inlineCalls is how many calls a caller runs, its own the first, before it
+// hands over.
 const inlineCalls = 256
 
 func newMailbox(limit int, calls *callPool) *mailbox {
@@ -63,15 +66,21 @@ func (m *mailbox) submit(c *call) bool {
 			if m.head.CompareAndSwap(nil, &m.busy) {
 				c.next = nil
 				m.todo = c
-				m.drive()
+				if c.event == nil {
+					m.drive(inlineCalls)
+				} else {
+					// Whoever posts is nobody's caller: it runs no handlers.
+					m.drive(1)
+				}
 				return true
 			}
 			continue
 		case top == &m.busy:
 			c.depth.Store(1)
 		default:
-			// top may leave the stack meanwhile; then the exchange fails,
-			// or it is on top again and its depth is its present one.
+			// top may leave the stack meanwhile; then the exchange fails, or
+			// it is on top again. A depth of an earlier life does no harm: it
+			// was within the limit.
 			depth := top.depth.Load()
 			if depth >= m.limit && c.event == nil {
 				return false
@@ -93,50 +102,65 @@ func (m *mailbox) post(event func()) {
 	m.submit(c)
 }
 
-// pop takes the oldest call of the current batch; nil is the batch's end.
+// pop takes the next call of the current batch; nil is the batch's end.
 func (m *mailbox) pop() *call {
+	if m.quota == 0 {
+		return nil
+	}
 	c := m.todo
-	if c != nil {
+	if c == nil || m.ready.first != nil && c.event == nil {
+		c = m.ready.pop()
+	} else {
 		m.todo = c.next
 		c.next = nil
-		m.ran++
+	}
+	if c != nil {
+		m.quota--
 	}
 	return c
 }
 
-// drive runs the shard until nothing is left to do. The caller is its runner.
-func (m *mailbox) drive() {
+// driveMore goes on with what a runner has left.
+func (m *mailbox) driveMore() { m.drive(inlineCalls) }
+
+// drive runs the shard until nothing is left to do or the quota is used up; the
+// rest is left to a goroutine of its own. The caller is the runner.
+func (m *mailbox) drive(quota int) {
+	m.quota = quota
 	finished := false
 	defer func() {
 		if !finished {
 			m.recover(recover())
 		}
 	}()
-	m.ran = 0
 	for {
 		if m.systemCount.Load() > 0 {
 			m.runSystem()
 		}
-		if m.suspended {
+		if m.suspended && !m.stopped {
 			if m.park() {
 				break
 			}
 			continue
 		}
-		if m.todo == nil && !m.gather() {
+		if m.todo == nil && m.ready.first == nil && !m.unwound && !m.gather() {
 			if m.release() {
 				break
 			}
 			continue
 		}
-		if m.ran >= inlineCalls {
-			m.schedule(m.drive)
+		if m.quota == 0 {
+			m.schedule(m.driveMore)
 			break
 		}
 		if m.stopped {
-			m.dead(m.pop())
+			m.unwound = false
+			if c := m.pop(); c != nil {
+				m.dead(c)
+			}
 			continue
 		}
+		m.unwound = false
 		m.invoker.InvokeUserMessage(m)
 	}
 	finished = true
@@ -179,27 +203,30 @@ func (m *mailbox) park() bool {
 // runtime.Goexit inside of one, where reason is nil.
 func (m *mailbox) recover(reason any) {
 	m.interrupted()
+	m.unwound = true
 	if reason != nil {
 		m.invoker.EscalateFailure(reason, nil)
 	}
-	m.schedule(m.drive)
+	m.schedule(m.driveMore)
 }
 
 func (m *mailbox) runSystem() {
 	m.systemMu.Lock()
-	messages := m.system
-	m.system = nil
+	if len(m.system) == 0 {
+		m.systemMu.Unlock()
+		return
+	}
+	message := m.system[0]
+	m.system = m.system[1:]
 	m.systemMu.Unlock()
-	m.systemCount.Add(-int32(len(messages))) //nolint:gosec // a handful
-	for _, message := range messages {
-		switch message.(type) {
-		case *pactor.SuspendMailbox:
-			m.suspended = true
-		case *pactor.ResumeMailbox:
-			m.suspended = false
-		default:
-			m.invoker.InvokeSystemMessage(message)
-		}
+	m.systemCount.Add(-1)
+	switch message.(type) {
+	case *pactor.SuspendMailbox:
+		m.suspended = true
+	case *pactor.ResumeMailbox:
+		m.suspended = false
+	default:
+		m.invoker.InvokeSystemMessage(message)
 	}
 }
 
@@ -210,7 +237,7 @@ func (m *mailbox) PostSystemMessage(message any) {
 	m.systemMu.Unlock()
 	m.systemCount.Add(1)
 	if m.head.CompareAndSwap(nil, &m.busy) || m.parked.CompareAndSwap(true, false) {
-		m.drive()
+		m.drive(0)
 	}
 }
 

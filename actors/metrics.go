@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"errors"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -26,9 +27,14 @@ const metricPrefix = "quern_shard_"
 
 // register makes the runtime's figures visible. Sums over the shards are taken
 // when they are asked for, so that a turn pays for its shard's counter only.
-func (r *Runtime) register(set *metrics.Set) {
+func (r *Runtime) register(set *metrics.Set) error {
 	if set == nil {
-		return
+		return nil
+	}
+	for _, name := range set.ListMetricNames() {
+		if strings.HasPrefix(name, metricPrefix) {
+			return errors.New("actors: Config.Metrics belongs to another runtime; give each its own set")
+		}
 	}
 	sum := func(name string, of func(*shardCounts) uint64) {
 		set.NewGauge(metricPrefix+name, func() float64 {
@@ -49,9 +55,13 @@ func (r *Runtime) register(set *metrics.Set) {
 	set.NewGauge(metricPrefix+"commits_not_done_total", func() float64 { return float64(r.committer.counts.failed.Load()) })
 	r.committer.counts.seconds = set.NewHistogram(metricPrefix + "commit_seconds")
 	r.committer.counts.shards = set.NewHistogram(metricPrefix + "commit_shards")
+	return nil
 }
 
 func (r *Runtime) unregister(set *metrics.Set) {
+	if set == nil {
+		return
+	}
 	for _, name := range set.ListMetricNames() {
 		if strings.HasPrefix(name, metricPrefix) {
 			set.UnregisterMetric(name)

@@ -20,6 +20,9 @@ const (
 	onceKept  = int64(24 * time.Hour / time.Millisecond)
 	onceYoung = int64(10 * time.Minute / time.Millisecond)
 	onceLimit = 10_000
+	// prunedPerTurn bounds what one turn adds to a commit. What is left is
+	// still due, and goes with the next sweep.
+	prunedPerTurn = 256
 )
 
 // onceTable holds the kept answers of one grain.
@@ -39,6 +42,7 @@ type onceEntry struct {
 	hash    uint64
 	reply   []byte
 	refusal *failure.Error // nil where there is a reply
+	record  []byte         // nil once it was cut
 }
 
 // onceBefore settles a call whose id is known, by its first answer, and makes
@@ -86,7 +90,11 @@ func (s *shard) onceAfter(g *grain, c *call, err error) error {
 	if err != nil {
 		e.refusal, _ = err.(*failure.Error) //nolint:errorlint // isNoAnswer has checked the type
 	} else if e.reply, err = proto.Marshal(c.reply); err != nil {
-		return failure.Wrap(err, failure.Internal, "the reply does not encode")
+		return failure.Wrap(err, failure.Internal, "the reply does not encode; it was not kept")
+	}
+	var broken error
+	if e.record, broken = proto.Marshal(e.message()); broken != nil {
+		return failure.Wrap(broken, failure.Internal, "the answer does not encode; it was not kept")
 	}
 	t := g.once()
 	t.entries[c.once] = e
@@ -103,7 +111,7 @@ func (s *shard) pruneOnce(g *grain) {
 	if t == nil {
 		return
 	}
-	for len(t.order) > 0 && t.entries[t.order[0]].at+onceKept <= s.now() {
+	for n := 0; n < prunedPerTurn && len(t.order) > 0 && t.entries[t.order[0]].at+onceKept <= s.now(); n++ {
 		s.removeOldest(g, t)
 	}
 }
@@ -126,7 +134,7 @@ func (t *onceTable) due() int64 {
 }
 
 // encodeOnce appends the changed answers of a grain to the flight.
-func (s *shard) encodeOnce(f *flight, g *grain, t *onceTable) error {
+func (s *shard) encodeOnce(f *flight, g *grain, t *onceTable) {
 	name := g.kind.kind.Name()
 	for _, id := range t.changed {
 		start := len(f.arena)
@@ -134,10 +142,8 @@ func (s *shard) encodeOnce(f *flight, g *grain, t *onceTable) error {
 		middle := len(f.arena)
 		e := t.entries[id]
 		if e != nil {
-			var err error
-			if f.arena, err = (proto.MarshalOptions{}).MarshalAppend(f.arena, e.record()); err != nil {
-				return err
-			}
+			f.arena = append(f.arena, e.record...)
+			e.record = nil
 		}
 		f.add(start, middle, e == nil)
 	}
@@ -147,10 +153,9 @@ func (s *shard) encodeOnce(f *flight, g *grain, t *onceTable) error {
 	if t.timer == 0 || len(t.order) == 0 || t.timer <= s.now() {
 		s.encodeTimer(f, g, tableOnce, &t.timer, t.due())
 	}
-	return nil
 }
 
-func (e *onceEntry) record() *storev1.OnceRecord {
+func (e *onceEntry) message() *storev1.OnceRecord {
 	r := &storev1.OnceRecord{AtMs: e.at, RequestHash: e.hash}
 	if e.refusal != nil {
 		r.Answer = &storev1.OnceRecord_Refusal{Refusal: &storev1.Refusal{

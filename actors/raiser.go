@@ -21,8 +21,9 @@ type raiser struct {
 // epoch rises until it is above the store's; else it is a compare-and-set, and
 // finding another epoch means that the shard is lost.
 type raiseRequest struct {
-	shard *shard
-	raise Raise
+	shard      *shard
+	activation uint64
+	raise      Raise
 }
 
 // The pause between two attempts doubles from the one to the other.
@@ -30,11 +31,6 @@ const (
 	raisePause    = 10 * time.Millisecond
 	raisePauseMax = time.Second
 )
-
-// request raises a shard's epoch from its own by one.
-func (r *raiser) request(s *shard, from uint64) {
-	r.enqueue(raiseRequest{s, Raise{Shard: s.id, Epoch: from + 1, From: from, Incarnation: r.rt.cfg.Incarnation}})
-}
 
 func (r *raiser) enqueue(requests ...raiseRequest) {
 	r.mu.Lock()
@@ -93,23 +89,12 @@ func (r *raiser) raise(ctx context.Context, requests []raiseRequest) ([]raiseReq
 	var again []raiseRequest
 	for i, result := range results {
 		q := requests[i]
-		switch {
-		case result.OK:
-			q.shard.box.post(func() {
-				if q.shard.phase == raising {
-					q.shard.activate(q.raise.Epoch, result.Time)
-				}
-			})
-		case q.raise.From == 0:
+		if !result.OK && q.raise.From == 0 {
 			q.raise.Epoch = result.Epoch + 1
 			again = append(again, q)
-		default:
-			q.shard.box.post(func() {
-				if q.shard.phase == raising {
-					q.shard.lose()
-				}
-			})
+			continue
 		}
+		q.shard.box.post(func() { q.shard.raised(q, result) })
 	}
 	return again, nil
 }

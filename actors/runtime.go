@@ -148,7 +148,6 @@ func New(cfg Config) (*Runtime, error) {
 	for id := range info.Shards {
 		r.shards = append(r.shards, newShard(r, id))
 	}
-	r.register(cfg.Metrics)
 	return r, nil
 }
 
@@ -159,13 +158,16 @@ func (r *Runtime) Start(ctx context.Context) error {
 	if r.started || r.stopped {
 		return errors.New("actors: runtime was started before")
 	}
+	if err := r.register(r.cfg.Metrics); err != nil {
+		return err
+	}
 	r.started = true
 	// The workers outlive the caller's context; Stop ends them.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	r.cancel = cancel
 	r.committer.start(ctx)
 	r.raiser.start(ctx)
-	r.loader.start(ctx, loaderWorkers, len(r.shards))
+	r.loader.start(ctx, loaderWorkers)
 	r.sweeper.Go(func() { r.sweepAll(ctx) })
 
 	r.system = pactor.NewActorSystem(pactor.WithLoggerFactory(func(*pactor.ActorSystem) *slog.Logger { return r.log }))
@@ -190,8 +192,12 @@ type Claim struct {
 }
 
 // Activate makes the claimed shards serve, and returns when they do. Calls to
-// them wait meanwhile. Where ctx ends first, the attempts go on.
+// them wait meanwhile. Where ctx ends first, the attempts go on. It fails with
+// NOT_OWNER where the store fences a shard, and with STOPPING after Stop.
 func (r *Runtime) Activate(ctx context.Context, claims []Claim) error {
+	if r.stopping.Load() {
+		return errStopping
+	}
 	done := make([]chan struct{}, len(claims))
 	for i, c := range claims {
 		done[i] = make(chan struct{})
@@ -203,6 +209,9 @@ func (r *Runtime) Activate(ctx context.Context, claims []Claim) error {
 		case <-d:
 		case <-ctx.Done():
 			return fmt.Errorf("actors: shard %d has no durable epoch yet: %w", claims[i].Shard, ctx.Err())
+		}
+		if !r.shards[claims[i].Shard].owned.Load() {
+			return fmt.Errorf("actors: shard %d was not taken: %w", claims[i].Shard, errNotOwner)
 		}
 	}
 	return nil
@@ -272,6 +281,8 @@ func (r *Runtime) check(op *Operation) error {
 	switch {
 	case r.stopping.Load():
 		return errStopping
+	case op.Command == nil || op.Reply == nil:
+		return failure.New(failure.InvalidField, "the operation has no command or no reply")
 	case len(op.IdempotencyKey) > MaxIdempotencyKeyBytes:
 		return failure.New(failure.InvalidField, "the idempotency key has %d bytes, at most %d are taken", len(op.IdempotencyKey), MaxIdempotencyKeyBytes)
 	case !utf8.ValidString(op.IdempotencyKey):
@@ -343,21 +354,32 @@ func (r *Runtime) Stop(ctx context.Context) error {
 	}
 	r.stopped = true
 	err := r.drain(ctx)
+	r.cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- r.end() }()
+	select {
+	case e := <-ended:
+		return errors.Join(err, e)
+	case <-ctx.Done():
+		return errors.Join(err, fmt.Errorf("actors: a turn or the store still hangs: %w", ctx.Err()))
+	}
+}
+
+// end stops the actors and waits for all goroutines. A turn or a commit that
+// hangs holds it up.
+func (r *Runtime) end() error {
+	var err error
 	for _, pid := range r.pids {
-		// A turn that hangs must not hold up the rest.
 		if e := r.system.Root.StopFuture(pid).Wait(); e != nil && err == nil {
 			err = fmt.Errorf("actors: %s did not stop: %w", pid.Id, e)
 		}
 	}
-	r.cancel()
 	r.committer.group.Wait()
 	r.raiser.group.Wait()
 	r.loader.group.Wait()
 	r.sweeper.Wait()
 	r.system.Shutdown()
-	if r.cfg.Metrics != nil {
-		r.unregister(r.cfg.Metrics)
-	}
+	r.unregister(r.cfg.Metrics)
 	return err
 }
 

@@ -143,6 +143,11 @@ func (s *shard) endBatch() {
 // handle runs one call, or puts it where it has to wait.
 func (s *shard) handle(c *call) {
 	s.current = c
+	if g := c.grain; g != nil {
+		c.grain = nil
+		g.extra.released--
+		g.tidy()
+	}
 	switch {
 	case c.event != nil:
 		event := c.event
@@ -152,7 +157,7 @@ func (s *shard) handle(c *call) {
 		c.complete(nil)
 	case c.deadline != 0 && c.deadline <= time.Now().UnixNano():
 		c.complete(failure.New(failure.DeadlineExceeded, "the deadline had passed before the operation's turn"))
-	case s.waiting >= s.rt.cfg.WaitLimit:
+	case s.waiting >= s.rt.cfg.WaitLimit && !c.admitted:
 		s.counts.overloaded.Add(1)
 		c.complete(errShardFull)
 	default:
@@ -166,8 +171,7 @@ func (s *shard) admit(c *call) {
 	switch s.phase {
 	case serving:
 	case raising:
-		s.waiting++
-		s.held.push(c)
+		s.wait(&s.held, c)
 		return
 	case closed:
 		c.complete(errStopping)
@@ -178,7 +182,9 @@ func (s *shard) admit(c *call) {
 	}
 	k := s.kinds[c.kindIndex]
 	g := k.grains[c.key]
-	if g == nil {
+	if g != nil {
+		g.set(touched)
+	} else {
 		g = &grain{key: c.key, kind: k, state: k.kind.New(), flags: loading}
 		k.grains[c.key] = g
 		s.residents.add(g)
@@ -197,8 +203,22 @@ func (s *shard) dispatch(g *grain, c *call) {
 	if needsOnce && !g.extras().loadOnce {
 		s.load.want(g, true)
 	}
+	s.wait(&g.extras().parked, c)
+}
+
+// wait puts an accepted call into a list until something has come back.
+func (s *shard) wait(l *callList, c *call) {
+	c.admitted = true
 	s.waiting++
-	g.extras().parked.push(c)
+	l.push(c)
+}
+
+// resume lets the calls of a list have their turns, in the order in which they
+// came. They are left to the runner rather than run here, so that none is
+// forgotten if one of them unwinds the goroutine.
+func (s *shard) resume(l *callList) {
+	s.waiting -= l.n
+	s.box.ready.append(l)
 }
 
 // interrupted answers the call during whose turn the runner's goroutine was
@@ -221,7 +241,24 @@ func (s *shard) claim(epoch uint64, done chan struct{}) {
 		return
 	}
 	s.phase, s.settled = raising, done
-	s.rt.raiser.enqueue(raiseRequest{s, Raise{Shard: s.id, Epoch: epoch, Incarnation: s.rt.cfg.Incarnation}})
+	s.rt.raiser.enqueue(s.raise(Raise{Epoch: epoch}))
+}
+
+// raise is the request for an epoch of the present activation.
+func (s *shard) raise(r Raise) raiseRequest {
+	r.Shard, r.Incarnation = s.id, s.rt.cfg.Incarnation
+	return raiseRequest{s, s.activation, r}
+}
+
+// raised takes the store's answer to a request.
+func (s *shard) raised(q raiseRequest, result Raised) {
+	switch {
+	case q.activation != s.activation || s.phase != raising:
+	case result.OK:
+		s.activate(q.raise.Epoch, result.Time)
+	default:
+		s.lose()
+	}
 }
 
 func (s *shard) settleClaim() {
@@ -240,11 +277,7 @@ func (s *shard) activate(epoch uint64, lastTime int64) {
 	s.timers.next.Store(1) // look once at what is due
 	s.rt.log.Debug("shard serves", slog.Any("shard", s.id), slog.Uint64("epoch", epoch))
 	s.settleClaim()
-	held := s.held.take()
-	s.waiting -= held.n
-	for c := held.pop(); c != nil; c = held.pop() {
-		s.handle(c)
-	}
+	s.resume(&s.held)
 }
 
 // reload ends the present activation: what waits at the gate fails with err,
@@ -255,7 +288,7 @@ func (s *shard) reload(err error) {
 	}
 	s.phase = raising
 	s.endActivation(err)
-	s.rt.raiser.request(s, s.epoch.Load())
+	s.rt.raiser.enqueue(s.raise(Raise{Epoch: s.epoch.Load() + 1, From: s.epoch.Load()}))
 }
 
 // lose ends the present activation for good: the store has a higher epoch.
@@ -303,14 +336,15 @@ func (s *shard) failAll(l *callList, err error) {
 
 // quiet reports whether nothing is under way.
 func (s *shard) quiet() bool {
-	return s.waiting == 0 && !s.gate.inFlight && len(s.gate.dirtyGrains) == 0
+	return s.waiting == 0 && s.box.ready.n == 0 && !s.gate.inFlight && len(s.gate.dirtyGrains) == 0
 }
 
 // drain makes the shard close as soon as everything that it has begun is
-// durable and answered. done is closed then.
+// durable and answered. done is closed then. A shard that is raising has begun
+// nothing: what it holds had no turn.
 func (s *shard) drain(done chan struct{}) {
 	s.drained = done
-	if s.phase != serving && s.phase != raising || s.phase == serving && s.quiet() {
+	if s.phase != serving || s.quiet() {
 		s.close()
 	}
 }
@@ -339,17 +373,23 @@ type shardClock struct {
 	cached  int64 // of the present batch; 0 where nobody asked yet
 }
 
+// start sets the clock. A clock that ran already does not go back.
 func (k *shardClock) start(last int64) {
+	if !k.started.IsZero() {
+		last = max(last, k.read())
+	}
 	k.started = time.Now()
 	k.base = max(last, k.started.UnixMilli())
 	k.cached = 0
 }
 
+func (k *shardClock) read() int64 { return k.base + time.Since(k.started).Milliseconds() }
+
 // now reads the clock at most once a batch.
 func (s *shard) now() int64 {
 	k := &s.clock
 	if k.cached == 0 {
-		k.cached = k.base + time.Since(k.started).Milliseconds()
+		k.cached = k.read()
 	}
 	return k.cached
 }

@@ -15,7 +15,7 @@ import (
 const sweepEvery = 500 * time.Millisecond
 
 // sweepPage is how many timers of a shard one sweep runs.
-const sweepPage = 512
+const sweepPage = 128
 
 // timers is what a shard knows of its timer table.
 type timers struct {
@@ -23,11 +23,34 @@ type timers struct {
 	// reads it.
 	next     atomic.Int64
 	underWay bool
+	// cursor is where the next sweep goes on: a page that was full is
+	// followed by the next one, also where nothing of it could be run.
+	cursor []byte
+	// flying is the earliest timer that was cut and has not landed, missed
+	// the earliest that the sweep under way may not have seen; 0 is none.
+	flying, missed int64
 }
 
 func (t *timers) reset() {
 	t.next.Store(0)
-	t.underWay = false
+	t.underWay, t.cursor, t.flying, t.missed = false, nil, 0, 0
+}
+
+// cut notes a timer that goes with the next commit.
+func (t *timers) cut(due int64) {
+	t.flying = earlier(t.flying, due)
+	if t.underWay {
+		t.missed = earlier(t.missed, due)
+	}
+	t.next.Store(earlier(t.next.Load(), due))
+}
+
+// earlier returns the earlier of two times, of which 0 is never.
+func earlier(a, b int64) int64 {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // encodeTimer moves a timer to its new due time in the flight.
@@ -48,8 +71,8 @@ func (s *shard) encodeTimer(f *flight, g *grain, class byte, timer *int64, due i
 		f.add(start, len(f.arena), t.remove)
 	}
 	*timer = due
-	if next := s.timers.next.Load(); due != 0 && (next == 0 || due < next) {
-		s.timers.next.Store(due)
+	if due != 0 {
+		s.timers.cut(due)
 	}
 }
 
@@ -58,38 +81,53 @@ func (s *shard) sweep() {
 	if s.phase != serving || s.timers.underWay || s.drained != nil {
 		return
 	}
-	s.timers.underWay = true
-	activation, now := s.activation, s.now()
+	s.timers.underWay, s.timers.missed = true, s.timers.flying
+	activation, now, from := s.activation, s.now(), s.timers.cursor
 	s.rt.loader.run(func(ctx context.Context) {
-		due, next, err := s.rt.readTimers(ctx, s.id, now)
-		s.box.post(func() { s.swept(activation, due, next, err) })
+		page, err := s.rt.readTimers(ctx, s.id, from, now)
+		s.box.post(func() { s.swept(activation, page, err) })
 	})
 }
 
-// readTimers returns the timers that are due, at most a page, and the due time
-// of the first that is left, 0 where none is.
-func (r *Runtime) readTimers(ctx context.Context, shard uint32, now int64) (due []timerKey, next int64, err error) {
+// timerPage is what a sweep has read.
+type timerPage struct {
+	due []timerKey
+	// cursor is where the next page begins; nil where this was the last.
+	cursor []byte
+	// next is the time of the first timer that is not due; 0 is none.
+	next int64
+}
+
+// readTimers returns the timers that are due, from a cursor on, at most a page.
+func (r *Runtime) readTimers(ctx context.Context, shard uint32, from []byte, now int64) (page timerPage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	from := []byte{tableTimer}
-	err = r.store.Scan(ctx, shard, from, prefixEnd(from), func(key, _ []byte) bool {
+	table := []byte{tableTimer}
+	if from == nil {
+		from = table
+	}
+	err = r.store.Scan(ctx, shard, from, prefixEnd(table), func(key, _ []byte) bool {
 		t, err := parseTimerKey(key)
 		if err != nil {
 			r.log.ErrorContext(ctx, "timer record ignored", slog.Any("shard", shard), slog.Any("err", err))
 			return true
 		}
-		if t.due > now || len(due) == sweepPage {
-			next = t.due
+		switch {
+		case t.due > now:
+			page.next = t.due
+			return false
+		case len(page.due) == sweepPage:
+			page.cursor = append([]byte{}, key...)
 			return false
 		}
-		due = append(due, t)
+		page.due = append(page.due, t)
 		return true
 	})
-	return due, next, err
+	return page, err
 }
 
 // swept gives each grain that is due its turn.
-func (s *shard) swept(activation uint64, due []timerKey, next int64, err error) {
+func (s *shard) swept(activation uint64, page timerPage, err error) {
 	if activation != s.activation || s.phase != serving {
 		return
 	}
@@ -98,12 +136,13 @@ func (s *shard) swept(activation uint64, due []timerKey, next int64, err error) 
 		s.rt.log.Warn("timers not read", slog.Any("shard", s.id), slog.Any("err", err))
 		return
 	}
-	if len(due) > 0 && next == 0 {
-		// Look again: those that ran may have left timers anew.
+	s.timers.cursor = page.cursor
+	next := earlier(page.next, s.timers.missed)
+	if page.cursor != nil {
 		next = s.now()
 	}
 	s.timers.next.Store(next)
-	for _, t := range due {
+	for _, t := range page.due {
 		// A kind that this version does not serve keeps its timers.
 		if index := s.rt.kindOf(t.kind); index >= 0 {
 			s.runDue(index, t)

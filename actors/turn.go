@@ -4,19 +4,27 @@ import (
 	"log/slog"
 	"runtime/debug"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/quern-io/quern/failure"
 )
 
 // turn runs one call on a loaded grain.
 func (s *shard) turn(g *grain, c *call) {
-	g.set(touched)
 	c.epoch = s.epoch.Load()
-	s.expire(g)
+	err := s.expire(g, c)
+	if err != nil {
+		c.complete(err)
+		return
+	}
 	if c.due != 0 {
 		if t := g.once(); t != nil && c.once == onceSweep {
 			s.pruneOnce(g)
 			t.timer = c.due
 			s.markDirty(g)
+			if left := t.due(); left != 0 && left <= s.now() {
+				s.timers.cut(left)
+			}
 		}
 		c.complete(nil)
 		return
@@ -26,7 +34,7 @@ func (s *shard) turn(g *grain, c *call) {
 			return
 		}
 	}
-	changed, err := s.apply(g, c)
+	changed, err := s.apply(g, c, c.command)
 	if changed {
 		s.markDirty(g)
 	}
@@ -36,8 +44,9 @@ func (s *shard) turn(g *grain, c *call) {
 	s.answer(g, c, err)
 }
 
-// apply runs the handler. Whatever it changed is undone where it fails.
-func (s *shard) apply(g *grain, c *call) (changed bool, err error) {
+// apply runs the handler. Whatever it changed is undone where it fails. A nil
+// command is the due turn of the grain, on the way to the call's own.
+func (s *shard) apply(g *grain, c *call, command proto.Message) (changed bool, err error) {
 	g.kind.undo.Assign(g.state)
 	returned := false
 	defer func() {
@@ -47,7 +56,7 @@ func (s *shard) apply(g *grain, c *call) (changed bool, err error) {
 		}
 	}()
 	s.turnArg.key = g.key
-	changed, err = g.state.Apply(&s.turnArg, c.command, c.reply)
+	changed, err = g.state.Apply(&s.turnArg, command, c.reply)
 	returned = true
 	if err != nil {
 		g.state.Assign(g.kind.undo)
@@ -74,21 +83,20 @@ func (s *shard) handlerFailed(g *grain, c *call, reason any) error {
 }
 
 // expire gives a state whose time has come its turn, before anybody else sees
-// it.
-func (s *shard) expire(g *grain) {
+// it. Where that fails the call is not run: it would see what is past its time.
+func (s *shard) expire(g *grain, c *call) error {
 	due := g.state.Due()
 	if due == 0 || due > s.now() {
-		return
+		return nil
 	}
-	g.kind.undo.Assign(g.state)
-	s.turnArg.key = g.key
-	changed, err := g.state.Apply(&s.turnArg, nil, nil)
-	switch {
-	case err != nil:
-		g.state.Assign(g.kind.undo)
-	case changed:
+	changed, err := s.apply(g, c, nil)
+	if changed {
 		s.markDirty(g)
 	}
+	if err != nil && !isNoAnswer(err) {
+		err = failure.Wrap(err, failure.HandlerFailed, "the grain's due turn failed: %v", err)
+	}
+	return err
 }
 
 func (s *shard) markDirty(g *grain) {
@@ -106,12 +114,11 @@ func (s *shard) answer(g *grain, c *call, err error) {
 		c.complete(err)
 		return
 	case g.is(dirty):
-		s.gate.dirtyCalls.push(c)
+		s.wait(&s.gate.dirtyCalls, c)
 	default:
-		s.gate.flyingCalls.push(c)
+		s.wait(&s.gate.flyingCalls, c)
 	}
-	c.err = err
-	s.waiting++
+	c.err, c.grain = err, g
 }
 
 // isNoAnswer tells a failure of the machinery from an answer of the kind: it

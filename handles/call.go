@@ -20,7 +20,9 @@ type call[Q, R any] struct {
 	op      Operation
 	request Q
 	reply   R
-	delta   int64 // what request.Delta points to, for methods with one
+	// What the optional fields of a request point to: the caller's own
+	// variables may change while the shard still reads them.
+	delta, low, high int64
 }
 
 // pool hands out calls of one method. Its owner is the method's variable.

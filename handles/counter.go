@@ -106,7 +106,13 @@ func (c Counter) AddBounded(ctx context.Context, delta int64, o AddOptions) (Add
 	k := counterAdds.get(c.key, c.once)
 	k.delta = delta
 	k.request.Key, k.request.IdempotencyKey, k.request.Delta = c.key, c.once, &k.delta
-	k.request.Min, k.request.Max, k.request.Saturate = o.Min, o.Max, o.Saturate
+	if o.Min != nil {
+		k.low, k.request.Min = *o.Min, &k.low
+	}
+	if o.Max != nil {
+		k.high, k.request.Max = *o.Max, &k.high
+	}
+	k.request.Saturate = o.Saturate
 	if err := k.invoke(ctx, c.to); err != nil {
 		return Added{}, err
 	}
