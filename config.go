@@ -56,7 +56,8 @@ type Config struct {
 	// 100,000.
 	ResidentLimit int
 	// MinFreeBytes is the free space below which the embedded store refuses
-	// writes. Zero means 256 MiB, negative switches the check off.
+	// writes. Zero means 256 MiB or an eighth of the disk, whichever is less;
+	// negative switches the check off.
 	MinFreeBytes int64
 	// Logger gets changes of state and defects; nil discards them.
 	Logger *slog.Logger

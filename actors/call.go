@@ -41,6 +41,8 @@ type call struct {
 
 	kindIndex int
 	admitted  bool   // had been accepted before it had to wait
+	wrote     bool   // its turn changed something
+	reruns    uint8  // how often it ran on a state that was then undone
 	grain     *grain // at the gate: whose state it tells of
 	event     func()
 	due       int64 // of the timer whose turn this is; 0 for an operation
@@ -67,7 +69,7 @@ func (p *callPool) get() *call {
 
 func (c *call) recycle() {
 	c.next, c.kindIndex, c.event, c.due, c.deadline = nil, 0, nil, 0, 0
-	c.admitted, c.grain = false, nil
+	c.admitted, c.wrote, c.reruns, c.grain = false, false, 0, nil
 	c.key, c.method, c.once, c.hash = "", "", "", 0
 	c.command, c.reply, c.err, c.epoch = nil, nil, nil, 0
 	c.home.free.Put(c)

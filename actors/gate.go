@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/quern-io/quern/failure"
 )
 
@@ -203,8 +205,31 @@ func (s *shard) rollback(err error) {
 		}
 	}
 	g.flyingGrains, g.dirtyGrains, g.inFlight = g.flyingGrains[:0], g.dirtyGrains[:0], false
-	s.failAll(&g.flyingCalls, err)
-	s.failAll(&g.dirtyCalls, err)
+	s.undoAll(&g.flyingCalls, err)
+	s.undoAll(&g.dirtyCalls, err)
+}
+
+// maxReruns bounds how often a read is run again. A read of a counter that has
+// expired, on a disk that is full, would never come to an end.
+const maxReruns = 8
+
+// undoAll answers the writes of a list with err, and runs its reads again: what
+// they are to see now is durable.
+func (s *shard) undoAll(l *callList, err error) {
+	var again callList
+	calls := l.take()
+	for c := calls.pop(); c != nil; c = calls.pop() {
+		if c.wrote || c.reruns == maxReruns || c.abandoned() {
+			s.waiting--
+			c.complete(err)
+			continue
+		}
+		proto.Reset(c.reply)
+		c.reruns++
+		c.err, c.grain = nil, nil
+		again.push(c)
+	}
+	s.resume(&again)
 }
 
 // dropGrain forgets a grain. Its parked calls look for it again.

@@ -134,6 +134,22 @@ func TestRefusedCommitUndoes(t *testing.T) {
 	if n := r.RingAt(r.shardOf("a")); n > 1 {
 		t.Errorf("refused adds left %d places in memory", n)
 	}
+	// A read behind a write that is refused sees what is durable.
+	drainSignals(store.began)
+	hold := make(chan struct{})
+	store.set(func(f *faultStore) { f.hold = hold })
+	write := begin(add(r, "a"))
+	<-store.began
+	read := begin(get(r, "a"))
+	await(r, "a", 2)
+	store.set(func(f *faultStore) { f.hold = nil })
+	close(hold)
+	if got := <-write; !errors.Is(got.err, failure.Overloaded) {
+		t.Errorf("write: %+v", got)
+	}
+	if got := <-read; got != (answer{7, nil}) {
+		t.Errorf("read behind it: %+v", got)
+	}
 	store.set(func(f *faultStore) { f.verdict = nil })
 	if got, err := r.counter("a").Add(t.Context(), 1); err != nil || got != 8 {
 		t.Errorf("after it: %d, %v", got, err)

@@ -35,6 +35,7 @@ func (s *shard) turn(g *grain, c *call) {
 		}
 	}
 	changed, err := s.apply(g, c, c.command)
+	c.wrote = changed || c.once != ""
 	if changed {
 		s.markDirty(g)
 	}

@@ -1,6 +1,21 @@
 package embedded
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/quern-io/quern/failure"
+)
+
+// refused is an error of a running store that knows what to tell a caller.
+type refused struct {
+	text   string
+	reason failure.Reason
+}
+
+func (r *refused) Error() string { return r.text }
+
+// Reason is what the shard's callers are told.
+func (r *refused) Reason() failure.Reason { return r.reason }
 
 // Errors of Open. Each comes wrapped in a message that names the folder and
 // says what to do.
@@ -25,7 +40,7 @@ var (
 // Errors of a running store.
 var (
 	// ErrClosed: the store was closed. Terminal.
-	ErrClosed = errors.New("embedded: store is closed")
+	ErrClosed = error(&refused{"embedded: store is closed", failure.Stopping})
 	// ErrDiskFull: free space is below Options.MinFreeBytes, or the file
 	// system refused to give more. Nothing was written; writes come back by
 	// themselves when there is room. Open returns it too. Retryable.
@@ -33,18 +48,18 @@ var (
 	// ErrBroken: a write or a sync failed and the store is being reopened.
 	// In an Unclear verdict the records are perhaps written; everywhere else
 	// nothing was. Retryable.
-	ErrBroken = errors.New("embedded: store is recovering from a failed write")
+	ErrBroken = error(&refused{"embedded: store is recovering from a failed write", failure.StoreUnavailable})
 	// ErrBehind: the states database does not keep up or fails, and the tail
 	// has reached its bound. Nothing was written. Retryable.
-	ErrBehind = errors.New("embedded: checkpoint is behind")
+	ErrBehind = error(&refused{"embedded: checkpoint is behind", failure.Overloaded})
 	// ErrGrow: the journal's file could not be made longer. Nothing was
 	// written. Where the disk is full, ErrDiskFull comes with it. Retryable.
 	ErrGrow = errors.New("embedded: journal cannot grow")
 	// ErrTooLarge: the batch is larger than Options.MaxBatchBytes. Terminal
 	// for this batch.
-	ErrTooLarge = errors.New("embedded: batch is too large")
+	ErrTooLarge = error(&refused{"embedded: batch is too large", failure.Limit})
 	// ErrShard: there is no such shard. Terminal.
-	ErrShard = errors.New("embedded: no such shard")
+	ErrShard = error(&refused{"embedded: no such shard", failure.Internal})
 	// ErrFenced: the shard has another epoch. Terminal for the epoch.
 	ErrFenced = errors.New("embedded: the shard has another epoch")
 )

@@ -46,7 +46,8 @@ type Options struct {
 	TailBytes int64
 	// MinFreeBytes is the free space below which commits are refused with
 	// ErrDiskFull. It is the room in which checkpoints and compactions end
-	// their work. Default 256 MiB; negative switches the check off.
+	// their work. Default 256 MiB, but at most an eighth of the disk; negative
+	// switches the check off.
 	MinFreeBytes int64
 	// MaxBatchBytes is the largest encoded size of one shard's batch. Default
 	// 16 MiB.
@@ -112,7 +113,6 @@ func (o Options) withDefaults() (Options, error) {
 		o.hooks = &hooks{}
 	}
 	orDefault(&o.TailBytes, defaultTailBytes)
-	orDefault(&o.MinFreeBytes, defaultMinFree)
 	orDefault(&o.MaxBatchBytes, defaultMaxBatch)
 	orDefault(&o.MaxFrameBytes, defaultMaxFrame)
 	orDefault(&o.GrowBytes, defaultGrowBytes)

@@ -28,6 +28,17 @@ type space struct {
 	since   int64
 }
 
+// newSpace watches for the free space to fall below want; zero is the default.
+func newSpace(fs vfs.FS, dir string, want int64) space {
+	if want == 0 {
+		want = defaultMinFree
+		if usage, err := fs.GetDiskUsage(dir); err == nil {
+			want = min(want, int64(usage.TotalBytes/8))
+		}
+	}
+	return space{fs: fs, dir: dir, want: want}
+}
+
 // check returns ErrDiskFull where less than want/part bytes are free, counting n
 // bytes about to be written.
 func (s *space) check(n int64, part uint64) error {

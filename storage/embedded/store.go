@@ -80,7 +80,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
 		o: o, lock: lock,
 		info:    actors.StoreInfo{Name: "embedded", Durable: true},
-		space:   space{fs: o.FS, dir: o.Dir, want: o.MinFreeBytes},
+		space:   newSpace(o.FS, o.Dir, o.MinFreeBytes),
 		metrics: newStoreMetrics(o.Metrics),
 		write:   make(chan struct{}, 1), broken: make(chan struct{}, 1),
 		closing: make(chan struct{}), supervised: make(chan struct{}), done: make(chan struct{}),
