@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -53,6 +54,28 @@ func (k *committer) take(spare []*flight) []*flight {
 	return taken
 }
 
+// gatherRounds bounds how often gather lets others go first.
+const gatherRounds = 4
+
+// gather lets whoever is ready to run add to the commit, as long as it grows: a
+// sync costs the same for one flight as for many. On an idle machine nobody is
+// ready, and it returns at once.
+func (k *committer) gather() {
+	for n := range gatherRounds {
+		before := k.size()
+		runtime.Gosched()
+		if k.size() == before && n > 0 {
+			return
+		}
+	}
+}
+
+func (k *committer) size() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.waiting)
+}
+
 func (k *committer) commitAll(ctx context.Context) {
 	defer close(k.landing)
 	var batches []Batch
@@ -62,6 +85,7 @@ func (k *committer) commitAll(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		k.gather()
 		flights := k.take(nil)
 		if len(flights) == 0 {
 			continue
