@@ -46,6 +46,9 @@ type Options struct {
 	// MaxMessageBytes bounds a reply. A larger one is an OUTCOME_UNKNOWN.
 	// Default 16 MiB.
 	MaxMessageBytes int
+	// FailFast gives up when every address was tried once. Without it a dial
+	// goes on until ctx ends, which sits out the start of a node.
+	FailFast bool
 }
 
 // Client is a connection to a Quern node. Its methods may be called
@@ -78,7 +81,7 @@ func DialWith(ctx context.Context, target string, o Options) (*Client, error) {
 		return nil, fmt.Errorf("client: dial %s: %w", c.addrs, err)
 	}
 	c.cluster = quernv1.NewClusterServiceClient(c.conn)
-	if err := c.connect(ctx); err != nil {
+	if err := c.connect(ctx, o.FailFast); err != nil {
 		_ = c.conn.Close()
 		return nil, err
 	}
@@ -133,7 +136,7 @@ func (c *Client) dialOptions(addrs []string, o Options) []grpc.DialOption {
 }
 
 // connect waits until the connection is up.
-func (c *Client) connect(ctx context.Context) error {
+func (c *Client) connect(ctx context.Context, failFast bool) error {
 	for {
 		state := c.conn.GetState()
 		switch state {
@@ -141,16 +144,25 @@ func (c *Client) connect(ctx context.Context) error {
 			return nil
 		case connectivity.Idle:
 			c.conn.Connect()
+		case connectivity.TransientFailure:
+			if failFast {
+				return c.unreachable()
+			}
 		default:
 		}
 		if !c.conn.WaitForStateChange(ctx, state) {
-			last := c.dials.last()
-			if last == nil {
-				last = errors.New("no Quern node answered; is it the gRPC port?")
-			}
-			return fmt.Errorf("%w: %s: %w (%w)", ErrUnreachable, c.addrs, last, context.Cause(ctx))
+			return fmt.Errorf("%w (%w)", c.unreachable(), context.Cause(ctx))
 		}
 	}
+}
+
+// unreachable says why the last attempt failed.
+func (c *Client) unreachable() error {
+	last := c.dials.last()
+	if last == nil {
+		last = errors.New("no Quern node answered; is it the gRPC port?")
+	}
+	return fmt.Errorf("%w: %s: %w", ErrUnreachable, c.addrs, last)
 }
 
 // Close ends the connection. Calls under way fail, perhaps done.

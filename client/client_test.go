@@ -267,3 +267,19 @@ func TestRequestsThatCannotBeSent(t *testing.T) {
 		t.Errorf("got %d %v", v, err)
 	}
 }
+
+func TestFailFast(t *testing.T) {
+	t.Parallel()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := free.Addr().String()
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// The context never ends: only FailFast can.
+	if _, err := client.DialWith(context.WithoutCancel(t.Context()), addr, client.Options{FailFast: true}); !errors.Is(err, client.ErrUnreachable) {
+		t.Errorf("got %v", err)
+	}
+}

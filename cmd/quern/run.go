@@ -55,7 +55,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		stdout: stdout,
 		stderr: stderr,
 		dial: func(ctx context.Context, addr string) (connection, error) {
-			c, err := client.Dial(ctx, addr)
+			c, err := client.DialWith(ctx, addr, client.Options{FailFast: true})
 			if err != nil {
 				return nil, err //nolint:wrapcheck // it names the address
 			}
