@@ -292,7 +292,9 @@ func TestStopWhileRaising(t *testing.T) {
 		runtime.Gosched()
 	}
 	cancel()
-	<-claimed
+	if err := <-claimed; !errors.Is(err, context.Canceled) {
+		t.Errorf("activate: %v", err)
+	}
 	if err := rt.Stop(context.Background()); err != nil {
 		t.Error(err)
 	}
