@@ -44,7 +44,7 @@ run: build ## Start one node in a temporary folder, run the load bench against i
 ##@ Check
 
 .PHONY: test
-test: ## Run every test under the race detector (PKG=… RUN=… TESTFLAGS=…)
+test: redis ## Run every test under the race detector (PKG=… RUN=… TESTFLAGS=…)
 	@scripts/test.sh -race -shuffle=on -timeout=15m $(if $(RUN),-run='$(RUN)') $(TESTFLAGS) $(PKG)
 
 .PHONY: test-long
