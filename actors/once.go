@@ -143,9 +143,14 @@ func (s *shard) encodeOnce(f *flight, g *grain, t *onceTable) {
 		e := t.entries[id]
 		if e != nil {
 			f.arena = append(f.arena, e.record...)
-			e.record = nil
 		}
 		f.add(start, middle, e == nil)
+	}
+	// Only now: an id that was removed and used again stands there twice.
+	for _, id := range t.changed {
+		if e := t.entries[id]; e != nil {
+			e.record = nil
+		}
 	}
 	t.changed = t.changed[:0]
 	// A timer that comes too early is harmless, and so is one too many (its

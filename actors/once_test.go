@@ -221,3 +221,27 @@ func (r *rig) stopInBubble(t *testing.T) {
 	}
 	time.Sleep(2 * time.Second) //nolint:forbidigo // in a bubble
 }
+
+// TestOnceIDUsedAgainAfterItRanOut: the turn that removes an id's old answer
+// keeps its new one, in the same commit.
+func TestOnceIDUsedAgainAfterItRanOut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := newFaultStore()
+		r := newRig(t, store)
+		once := func() (int64, error) { return r.counter("a").Once("id").Add(t.Context(), 1) }
+		time.Sleep(100 * time.Millisecond) //nolint:forbidigo // in a bubble; between two sweeps
+		if got, err := once(); got != 1 || err != nil {
+			t.Fatal(got, err)
+		}
+		time.Sleep(24*time.Hour + time.Millisecond) //nolint:forbidigo // in a bubble; before the next sweep
+		if got, err := once(); got != 2 || err != nil {
+			t.Fatalf("an id that ran out: %d, %v; want 2", got, err)
+		}
+		r.Crash(r.shardOf("a"))
+		if got, err := once(); got != 2 || err != nil {
+			t.Errorf("its repeat: %d, %v; want 2", got, err)
+		}
+		r.stopInBubble(t)
+	})
+}
