@@ -44,7 +44,8 @@ type Config struct {
 	// Consul and Cluster name a Consul agent and a cluster to join. This
 	// version runs lone nodes only, and refuses both.
 	Consul, Cluster string
-	// Node is the node's name, the host's by default.
+	// Node is the node's name, the host's by default: 1 to 255 printable ASCII
+	// characters without blanks, since replies carry it in a header.
 	Node string
 	// Shards is the number of shards of a new store, a power of two of at
 	// most 65,536. Zero takes what an existing store has, 256 for a new one.
@@ -79,6 +80,9 @@ func (c Config) withDefaults() (Config, error) {
 		}
 		c.Node = host
 	}
+	if !validNode(c.Node) {
+		return c, fmt.Errorf("%w: the node's name is %q, must be 1 to 255 printable ASCII characters without blanks", ErrConfig, c.Node)
+	}
 	if c.ResidentLimit == 0 {
 		c.ResidentLimit = residentDefault()
 	}
@@ -108,6 +112,15 @@ func (c Config) validate() error {
 	default:
 		return nil
 	}
+}
+
+func validNode(name string) bool {
+	for _, c := range []byte(name) {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return name != "" && len(name) <= 255
 }
 
 // residentDefault allows a grain per 2 KiB of the machine's memory: an idle

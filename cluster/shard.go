@@ -6,9 +6,6 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// HashName names the hash of keys in the data format. It never changes.
-const HashName = "xxh64"
-
 // DefaultShards is the number of shards of a new cluster.
 const DefaultShards = 256
 
@@ -36,7 +33,8 @@ func Tag(key string) string {
 	}
 }
 
-// Shard returns the shard of a key: XXH64 of its tag, seed 0, modulo shards.
+// Shard returns the shard of a key: XXH64 of its tag, seed 0, modulo shards. It
+// never changes: data folders name the hash and rely on it.
 func Shard(key string, shards uint32) uint32 {
 	return uint32(xxhash.Sum64String(Tag(key)) % uint64(shards)) //nolint:gosec // below shards
 }
@@ -45,16 +43,6 @@ func Shard(key string, shards uint32) uint32 {
 // of two, at most [MaxShards].
 func ValidShards(n uint32) bool {
 	return n > 0 && n <= MaxShards && n&(n-1) == 0
-}
-
-// Node is one member as its peers see it.
-type Node struct {
-	Name string
-	// Addr is where it serves gRPC; empty where it does not.
-	Addr  string
-	State State
-	// Shards is the number of shards that it owns.
-	Shards int
 }
 
 // State is what a node is about.
