@@ -43,6 +43,9 @@ const (
 // QueuedAt returns how many calls were left for a shard's runner.
 func (r *Runtime) QueuedAt(shard uint32) int { return r.shards[shard].box.UserMessageCount() }
 
+// IdleAt reports whether nobody runs a shard.
+func (r *Runtime) IdleAt(shard uint32) bool { return r.shards[shard].box.head.Load() == nil }
+
 // AppendTimerKey encodes a parsed key again.
 func AppendTimerKey(t timerKey) []byte { return appendTimerKey(nil, t.due, t.class, t.kind, t.key) }
 

@@ -3,6 +3,7 @@ package actors_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strconv"
 	"sync"
 	"testing"
@@ -17,12 +18,17 @@ type answer struct {
 	err   error
 }
 
-// begin runs an operation on a goroutine of its own.
+// errGone stands for the answer of a goroutine that ended without one.
+var errGone = errors.New("the goroutine ended without an answer")
+
+// begin runs op on a goroutine of its own.
 func begin(op func() (int64, error)) <-chan answer {
 	got := make(chan answer, 1)
 	go func() {
-		value, err := op()
-		got <- answer{value, err}
+		a := answer{0, errGone}
+		// A turn that this goroutine ran may end it.
+		defer func() { got <- a }()
+		a.value, a.err = op()
 	}()
 	return got
 }
@@ -39,6 +45,14 @@ func get(r *rig, key string) func() (int64, error) {
 // their turn.
 func await(r *rig, key string, n int) {
 	for r.Waiting(key) < n { //nolint:revive // each look is a turn of the shard itself
+	}
+}
+
+// awaitIdle returns when no goroutine runs the shard of a key: a caller whose
+// call waits may run others' turns until then.
+func awaitIdle(r *rig, key string) {
+	for !r.IdleAt(r.shardOf(key)) {
+		runtime.Gosched()
 	}
 }
 

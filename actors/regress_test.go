@@ -148,6 +148,7 @@ func TestGoexitBetweenParkedCalls(t *testing.T) {
 				return int64(n), err
 			}))
 			await(r, key, i+1)
+			awaitIdle(r, key)
 		}
 		store.set(func(f *faultStore) { f.read = nil })
 		close(hold)
