@@ -9,8 +9,8 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 
-	"github.com/quern-io/quern/cluster"
 	"github.com/quern-io/quern/internal/machine"
+	"github.com/quern-io/quern/keyspace"
 )
 
 // Names of stores for Config.Store.
@@ -105,8 +105,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("no store is named %q; use embedded or memory", c.Store)
 	case c.Store == StoreEmbedded && c.DataDir == "":
 		return errors.New("the embedded store needs DataDir")
-	case c.Shards != 0 && !cluster.ValidShards(c.Shards):
-		return fmt.Errorf("the number of shards is %d, must be a power of two of at most %d", c.Shards, cluster.MaxShards)
+	case c.Shards != 0 && !keyspace.ValidShards(c.Shards):
+		return fmt.Errorf("the number of shards is %d, must be a power of two of at most %d", c.Shards, keyspace.MaxShards)
 	case c.ResidentLimit < 0:
 		return fmt.Errorf("the resident limit is %d, must not be negative", c.ResidentLimit)
 	default:

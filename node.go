@@ -16,6 +16,7 @@ import (
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/grains"
 	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/keyspace"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 	"github.com/quern-io/quern/server"
 	"github.com/quern-io/quern/storage/embedded"
@@ -69,7 +70,7 @@ func openStore(ctx context.Context, cfg Config) (actors.Store, error) {
 	if cfg.Store == StoreMemory {
 		shards := cfg.Shards
 		if shards == 0 {
-			shards = cluster.DefaultShards
+			shards = keyspace.DefaultShards
 		}
 		return memory.New(shards), nil
 	}
@@ -113,7 +114,10 @@ func (n *Node) Counter(key string) Counter { return handles.NewCounter(n, key) }
 
 // Invoke implements handles.Invoker: it runs an operation on the grain's shard.
 func (n *Node) Invoke(ctx context.Context, op *handles.Operation) error {
-	shard := cluster.Shard(op.Key, n.info.Shards)
+	if op.Method == handles.CounterAddMany {
+		return n.addMany(ctx, op)
+	}
+	shard := keyspace.Shard(op.Key, n.info.Shards)
 	epoch, err := n.runtime.Invoke(ctx, shard, &actors.Operation{
 		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
 		IdempotencyKey: op.IdempotencyKey, Command: op.Request, Reply: op.Reply,
@@ -149,10 +153,10 @@ func (n *Node) Status(context.Context) (*quernv1.ClusterServiceStatusResponse, e
 // Where tells which shard a key belongs to and who owns it. It fails with
 // INVALID_KEY.
 func (n *Node) Where(_ context.Context, key string) (*quernv1.ClusterServiceWhereResponse, error) {
-	if err := actors.CheckKey(key); err != nil {
+	if err := keyspace.Check(key); err != nil {
 		return nil, err //nolint:wrapcheck // a *failure.Error
 	}
-	shard := cluster.Shard(key, n.info.Shards)
+	shard := keyspace.Shard(key, n.info.Shards)
 	epoch, serving := n.runtime.Epoch(shard)
 	if !serving {
 		return nil, failure.New(failure.NotOwner, "shard %d has no owner at present", shard)

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/quern-io/quern/cluster"
+	"github.com/quern-io/quern/keyspace"
 	"github.com/quern-io/quern/storage/memory"
 )
 
@@ -67,11 +67,11 @@ func BenchmarkMutexMap(b *testing.B) {
 			}
 			for i := range keys {
 				keys[i] = "counter:" + strconv.Itoa(i)
-				shards[cluster.Shard(keys[i], 256)].values[keys[i]] = 0
+				shards[keyspace.Shard(keys[i], 256)].values[keys[i]] = 0
 			}
 			spread(b, size.callers, func(caller, i int) {
 				key := keys[(caller*7919+i*31)%size.keys]
-				s := &shards[cluster.Shard(key, 256)]
+				s := &shards[keyspace.Shard(key, 256)]
 				s.Lock()
 				s.values[key]++
 				s.Unlock()

@@ -8,9 +8,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/quern-io/quern/actors"
-	"github.com/quern-io/quern/cluster"
 	"github.com/quern-io/quern/grains"
 	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/keyspace"
 	"github.com/quern-io/quern/storage/memory"
 )
 
@@ -24,7 +24,7 @@ type rig struct {
 }
 
 func (r *rig) Invoke(ctx context.Context, op *handles.Operation) error {
-	shard := cluster.Shard(op.Key, r.shards)
+	shard := keyspace.Shard(op.Key, r.shards)
 	epoch, err := r.Runtime.Invoke(ctx, shard, &actors.Operation{
 		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
 		IdempotencyKey: op.IdempotencyKey, Command: op.Request, Reply: op.Reply,
@@ -69,7 +69,7 @@ func newRig(tb testing.TB, store actors.Store, change ...func(*actors.Config)) *
 
 func newMemory() actors.Store { return memory.New(64) }
 
-func (r *rig) shardOf(key string) uint32 { return cluster.Shard(key, r.shards) }
+func (r *rig) shardOf(key string) uint32 { return keyspace.Shard(key, r.shards) }
 
 func (r *rig) epoch(key string) uint64 {
 	epoch, _ := r.Epoch(r.shardOf(key))

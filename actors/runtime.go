@@ -17,12 +17,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/keyspace"
 )
 
 // Limits of what a caller may send.
 const (
-	// MaxKeyBytes is the longest key.
-	MaxKeyBytes = 512
 	// MaxIdempotencyKeyBytes is the longest idempotency key.
 	MaxIdempotencyKeyBytes = 128
 )
@@ -288,21 +287,7 @@ func (r *Runtime) check(op *Operation) error {
 	case !utf8.ValidString(op.IdempotencyKey):
 		return failure.New(failure.InvalidField, "the idempotency key is not UTF-8")
 	default:
-		return CheckKey(op.Key)
-	}
-}
-
-// CheckKey refuses a key that no grain can have, with INVALID_KEY.
-func CheckKey(key string) error {
-	switch {
-	case key == "":
-		return failure.New(failure.InvalidKey, "the key is empty; a key is 1 to %d bytes of UTF-8", MaxKeyBytes)
-	case len(key) > MaxKeyBytes:
-		return failure.New(failure.InvalidKey, "the key has %d bytes; a key is 1 to %d bytes of UTF-8", len(key), MaxKeyBytes)
-	case !utf8.ValidString(key):
-		return failure.New(failure.InvalidKey, "the key is not UTF-8")
-	default:
-		return nil
+		return keyspace.Check(op.Key)
 	}
 }
 

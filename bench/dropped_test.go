@@ -8,9 +8,9 @@ import (
 
 	"github.com/quern-io/quern/actors"
 	"github.com/quern-io/quern/bench"
-	"github.com/quern-io/quern/cluster"
 	"github.com/quern-io/quern/grains"
 	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/keyspace"
 	"github.com/quern-io/quern/storage/memory"
 )
 
@@ -46,7 +46,7 @@ type shards struct {
 }
 
 func (s shards) Invoke(ctx context.Context, op *handles.Operation) error {
-	_, err := s.Runtime.Invoke(ctx, cluster.Shard(op.Key, s.n), &actors.Operation{
+	_, err := s.Runtime.Invoke(ctx, keyspace.Shard(op.Key, s.n), &actors.Operation{
 		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
 		IdempotencyKey: op.IdempotencyKey, Command: op.Request, Reply: op.Reply,
 	})

@@ -23,6 +23,10 @@ const (
 	ConditionFailed
 	// IDReused is an idempotency key that came with another request before.
 	IDReused
+	// SessionExpired is an operation under a session that the shard does not
+	// know, or under a number that is settled. It says nothing of what came
+	// under the same number before.
+	SessionExpired
 	// UnknownKind is a kind that the owner does not serve.
 	UnknownKind
 	// UnknownMethod is a method that the kind does not have.
@@ -33,6 +37,8 @@ const (
 	NotOwner
 	// Moving is a shard on its way to another node.
 	Moving
+	// Unreachable is a client that reaches no node; nothing was sent.
+	Unreachable
 	// Stopping is a node that ends.
 	Stopping
 	// StoreUnavailable is a store that cannot be read at present.
@@ -82,11 +88,13 @@ var table = [reasonCount]row{
 	Overflow:         {"OVERFLOW", codeOutOfRange, http.StatusBadRequest, NotDone, false},
 	ConditionFailed:  {"CONDITION_FAILED", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
 	IDReused:         {"ID_REUSED", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
+	SessionExpired:   {"SESSION_EXPIRED", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
 	UnknownKind:      {"UNKNOWN_KIND", codeUnimplemented, http.StatusNotImplemented, NotDone, false},
 	UnknownMethod:    {"UNKNOWN_METHOD", codeUnimplemented, http.StatusNotImplemented, NotDone, false},
 	Overloaded:       {"OVERLOADED", codeResourceExhausted, http.StatusTooManyRequests, NotDone, true},
 	NotOwner:         {"NOT_OWNER", codeUnavailable, http.StatusServiceUnavailable, NotDone, true},
 	Moving:           {"MOVING", codeUnavailable, http.StatusServiceUnavailable, NotDone, true},
+	Unreachable:      {"UNREACHABLE", codeUnavailable, http.StatusServiceUnavailable, NotDone, true},
 	Stopping:         {"STOPPING", codeUnavailable, http.StatusServiceUnavailable, NotDone, true},
 	StoreUnavailable: {"STORE_UNAVAILABLE", codeUnavailable, http.StatusServiceUnavailable, NotDone, true},
 	HandlerFailed:    {"HANDLER_FAILED", codeAborted, http.StatusConflict, NotDone, false},

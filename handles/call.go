@@ -40,7 +40,7 @@ func (p *pool[Q, R, PQ, PR]) get(key, once string) *call[Q, R] {
 		c.op.Request = PQ(&c.request)
 		c.op.Reply = PR(&c.reply)
 	}
-	c.op.Key, c.op.IdempotencyKey, c.op.Origin = key, once, Origin{}
+	c.op.Key, c.op.IdempotencyKey, c.op.Origin, c.op.Err = key, once, Origin{}, nil
 	PQ(&c.request).Reset()
 	PR(&c.reply).Reset()
 	return c

@@ -15,6 +15,7 @@ const KindCounter = "counter"
 // The counter's methods.
 var (
 	CounterAdd           = counterMethod("Add", true)
+	CounterAddMany       = &Method{Kind: KindCounter, Name: "AddMany", Procedure: "/quern.v1.CounterService/AddMany", Write: true, Many: true}
 	CounterGet           = counterMethod("Get", false)
 	CounterSet           = counterMethod("Set", true)
 	CounterGetAndSet     = counterMethod("GetAndSet", true)

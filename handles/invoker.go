@@ -2,6 +2,8 @@ package handles
 
 import (
 	"context"
+	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 )
@@ -16,6 +18,47 @@ type Invoker interface {
 	Invoke(ctx context.Context, op *Operation) error
 }
 
+// Batcher is an Invoker that takes many operations in one call.
+type Batcher interface {
+	Invoker
+	// InvokeAll runs operations side by side, in no order, and returns when
+	// each has its reply, or an error in Err, as Invoke would have returned
+	// it. It keeps ops no longer than that.
+	InvokeAll(ctx context.Context, ops []*Operation)
+}
+
+// InvokeAll runs operations side by side, at once where to is a [Batcher],
+// else with a goroutine each.
+func InvokeAll(ctx context.Context, to Invoker, ops []*Operation) {
+	if b, ok := to.(Batcher); ok {
+		b.InvokeAll(ctx, ops)
+		return
+	}
+	var all sync.WaitGroup
+	for _, op := range ops {
+		all.Go(func() { op.Err = to.Invoke(ctx, op) })
+	}
+	all.Wait()
+}
+
+// Submitter runs operations without a goroutine for each.
+type Submitter interface {
+	// Submit begins an operation and returns without waiting for its answer.
+	// done is called once, perhaps before Submit returns, when the reply is
+	// filled in and durable, or with an error. Where deadline is not zero an
+	// operation that had no turn until then is not done. op, its messages
+	// and done belong to the operation until done is called.
+	Submit(op *Operation, deadline time.Time, done Completer)
+}
+
+// Completer takes the end of a submitted operation.
+type Completer interface {
+	// Completed is called on whatever goroutine ended the operation, which
+	// works for others too: it must not block. epoch is the one of the
+	// answer, 0 where it is not known; err is nil or a *failure.Error.
+	Completed(epoch uint64, err error)
+}
+
 // Method names one method of one kind in every form that is needed on the way.
 type Method struct {
 	// Kind is the kind's name, such as counter.
@@ -27,6 +70,9 @@ type Method struct {
 	Procedure string
 	// Write says whether the method can change anything.
 	Write bool
+	// Many says that the method works on many keys, each by itself. Its
+	// operations have no Key.
+	Many bool
 }
 
 // Operation is one call on one grain.
@@ -42,6 +88,23 @@ type Operation struct {
 	Reply proto.Message
 	// Origin is filled in by Invoke, also when it fails, as far as known.
 	Origin Origin
+	// Err is what InvokeAll has to say of this operation.
+	Err error
+	// Session, where not empty, numbers the operation in a session of the
+	// key's shard: a repeat of a number gets the first answer.
+	Session Session
+}
+
+// Session is an operation's place in a client's session at a shard. After
+// RIFL: Lee et al., "Implementing Linearizability at Large Scale and Low
+// Latency", SOSP 2015.
+type Session struct {
+	// ID is the 16 bytes that the shard gave; empty for no session.
+	ID string
+	// Number is the operation's, from 1 on.
+	Number uint64
+	// Settled: every number up to it is settled at the client.
+	Settled uint64
 }
 
 // Origin says who answered an operation.

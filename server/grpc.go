@@ -70,6 +70,7 @@ func registerCounters(g *grpc.Server, s *counters) {
 	desc := quernv1.CounterService_ServiceDesc
 	desc.Methods = []grpc.MethodDesc{
 		grpcMethod("Add", s.Add),
+		grpcMethod("AddMany", s.AddMany),
 		grpcMethod("Get", s.Get),
 		grpcMethod("Set", s.Set),
 		grpcMethod("GetAndSet", s.GetAndSet),

@@ -19,13 +19,14 @@ var (
 // mode want the same signatures.
 type counters struct {
 	quernv1.UnimplementedCounterServiceServer
-	add, get, set, getAndSet, compareAndSet, reset, expire *caller
+	add, addMany, get, set, getAndSet, compareAndSet, reset, expire *caller
 }
 
 // newCounters builds the service; on makes a method's caller.
 func newCounters(on func(*handles.Method) *caller) *counters {
 	return &counters{
 		add:           on(handles.CounterAdd),
+		addMany:       on(handles.CounterAddMany),
 		get:           on(handles.CounterGet),
 		set:           on(handles.CounterSet),
 		getAndSet:     on(handles.CounterGetAndSet),
@@ -39,6 +40,13 @@ func newCounters(on func(*handles.Method) *caller) *counters {
 func (s *counters) Add(ctx context.Context, in *quernv1.CounterServiceAddRequest) (*quernv1.CounterServiceAddResponse, error) {
 	u := new(unary[quernv1.CounterServiceAddResponse])
 	return &u.reply, s.add.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// AddMany implements CounterService.
+func (s *counters) AddMany(ctx context.Context, in *quernv1.CounterServiceAddManyRequest) (*quernv1.CounterServiceAddManyResponse, error) {
+	u := new(unary[quernv1.CounterServiceAddManyResponse])
+	u.op.Method, u.op.IdempotencyKey, u.op.Request, u.op.Reply = handles.CounterAddMany, in.GetIdempotencyKey(), in, &u.reply
+	return &u.reply, s.addMany.run(ctx, &u.op.Origin, (*operation)(&u.op))
 }
 
 // Get implements CounterService.

@@ -19,11 +19,12 @@ import (
 const root = "../.."
 
 // layers says what the non-test code of a top-level folder may import of this
-// module. A folder may always import itself; everything may import failure and
-// internal, which import neither each other nor anything above them.
+// module. A folder may always import itself; everything may import failure,
+// keyspace and internal, which import nothing above them.
 var layers = map[string][]string{
 	"failure":  {},
 	"internal": {},
+	"keyspace": {},
 	"messages": {},
 	"handles":  {"messages"},
 	"actors":   {"messages", "handles"},
@@ -39,7 +40,7 @@ var layers = map[string][]string{
 }
 
 // everywhere may be imported by every folder that is not messages.
-var everywhere = []string{"failure", "internal"}
+var everywhere = []string{"failure", "internal", "keyspace"}
 
 // confined names imports that only the listed folders may have, with all that
 // lies below them. Paths of this module are written from its root.

@@ -165,6 +165,193 @@ func (x *CounterServiceAddResponse) GetApplied() int64 {
 	return 0
 }
 
+type CounterServiceAddManyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 10,000.
+	Keys []string `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Counts for each key by itself; then no key may come twice.
+	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// As many as keys; or none, which adds 1 to each.
+	Deltas        []int64 `protobuf:"zigzag64,4,rep,packed,name=deltas,proto3" json:"deltas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CounterServiceAddManyRequest) Reset() {
+	*x = CounterServiceAddManyRequest{}
+	mi := &file_quern_v1_counter_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CounterServiceAddManyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CounterServiceAddManyRequest) ProtoMessage() {}
+
+func (x *CounterServiceAddManyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_counter_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CounterServiceAddManyRequest.ProtoReflect.Descriptor instead.
+func (*CounterServiceAddManyRequest) Descriptor() ([]byte, []int) {
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CounterServiceAddManyRequest) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *CounterServiceAddManyRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *CounterServiceAddManyRequest) GetDeltas() []int64 {
+	if x != nil {
+		return x.Deltas
+	}
+	return nil
+}
+
+type CounterServiceAddManyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The values after this call, in the order of the keys; 0 where it failed.
+	Values        []int64           `protobuf:"zigzag64,1,rep,packed,name=values,proto3" json:"values,omitempty"`
+	Failures      []*AddManyFailure `protobuf:"bytes,2,rep,name=failures,proto3" json:"failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CounterServiceAddManyResponse) Reset() {
+	*x = CounterServiceAddManyResponse{}
+	mi := &file_quern_v1_counter_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CounterServiceAddManyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CounterServiceAddManyResponse) ProtoMessage() {}
+
+func (x *CounterServiceAddManyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_counter_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CounterServiceAddManyResponse.ProtoReflect.Descriptor instead.
+func (*CounterServiceAddManyResponse) Descriptor() ([]byte, []int) {
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CounterServiceAddManyResponse) GetValues() []int64 {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *CounterServiceAddManyResponse) GetFailures() []*AddManyFailure {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+// AddManyFailure is a key of AddMany whose add failed.
+type AddManyFailure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its place among the keys, from 0 on.
+	Index   uint32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// Whether the add perhaps happened.
+	Unknown       bool `protobuf:"varint,4,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddManyFailure) Reset() {
+	*x = AddManyFailure{}
+	mi := &file_quern_v1_counter_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddManyFailure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddManyFailure) ProtoMessage() {}
+
+func (x *AddManyFailure) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_counter_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddManyFailure.ProtoReflect.Descriptor instead.
+func (*AddManyFailure) Descriptor() ([]byte, []int) {
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AddManyFailure) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *AddManyFailure) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AddManyFailure) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *AddManyFailure) GetUnknown() bool {
+	if x != nil {
+		return x.Unknown
+	}
+	return false
+}
+
 type CounterServiceGetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -174,7 +361,7 @@ type CounterServiceGetRequest struct {
 
 func (x *CounterServiceGetRequest) Reset() {
 	*x = CounterServiceGetRequest{}
-	mi := &file_quern_v1_counter_proto_msgTypes[2]
+	mi := &file_quern_v1_counter_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -186,7 +373,7 @@ func (x *CounterServiceGetRequest) String() string {
 func (*CounterServiceGetRequest) ProtoMessage() {}
 
 func (x *CounterServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_counter_proto_msgTypes[2]
+	mi := &file_quern_v1_counter_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -199,7 +386,7 @@ func (x *CounterServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*CounterServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_quern_v1_counter_proto_rawDescGZIP(), []int{2}
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CounterServiceGetRequest) GetKey() string {
@@ -220,7 +407,7 @@ type CounterServiceGetResponse struct {
 
 func (x *CounterServiceGetResponse) Reset() {
 	*x = CounterServiceGetResponse{}
-	mi := &file_quern_v1_counter_proto_msgTypes[3]
+	mi := &file_quern_v1_counter_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -232,7 +419,7 @@ func (x *CounterServiceGetResponse) String() string {
 func (*CounterServiceGetResponse) ProtoMessage() {}
 
 func (x *CounterServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_counter_proto_msgTypes[3]
+	mi := &file_quern_v1_counter_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -245,7 +432,7 @@ func (x *CounterServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*CounterServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_quern_v1_counter_proto_rawDescGZIP(), []int{3}
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CounterServiceGetResponse) GetValue() int64 {
@@ -273,7 +460,7 @@ type CounterServiceSetRequest struct {
 
 func (x *CounterServiceSetRequest) Reset() {
 	*x = CounterServiceSetRequest{}
-	mi := &file_quern_v1_counter_proto_msgTypes[4]
+	mi := &file_quern_v1_counter_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -285,7 +472,7 @@ func (x *CounterServiceSetRequest) String() string {
 func (*CounterServiceSetRequest) ProtoMessage() {}
 
 func (x *CounterServiceSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_counter_proto_msgTypes[4]
+	mi := &file_quern_v1_counter_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -298,7 +485,7 @@ func (x *CounterServiceSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterServiceSetRequest.ProtoReflect.Descriptor instead.
 func (*CounterServiceSetRequest) Descriptor() ([]byte, []int) {
-	return file_quern_v1_counter_proto_rawDescGZIP(), []int{4}
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CounterServiceSetRequest) GetKey() string {
@@ -334,7 +521,7 @@ type CounterServiceSetResponse struct {
 
 func (x *CounterServiceSetResponse) Reset() {
 	*x = CounterServiceSetResponse{}
-	mi := &file_quern_v1_counter_proto_msgTypes[5]
+	mi := &file_quern_v1_counter_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -346,7 +533,7 @@ func (x *CounterServiceSetResponse) String() string {
 func (*CounterServiceSetResponse) ProtoMessage() {}
 
 func (x *CounterServiceSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_counter_proto_msgTypes[5]
+	mi := &file_quern_v1_counter_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -359,7 +546,7 @@ func (x *CounterServiceSetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterServiceSetResponse.ProtoReflect.Descriptor instead.
 func (*CounterServiceSetResponse) Descriptor() ([]byte, []int) {
-	return file_quern_v1_counter_proto_rawDescGZIP(), []int{5}
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CounterServiceSetResponse) GetValue() int64 {
@@ -387,7 +574,7 @@ type CounterServiceGetAndSetRequest struct {
 
 func (x *CounterServiceGetAndSetRequest) Reset() {
 	*x = CounterServiceGetAndSetRequest{}
-	mi := &file_quern_v1_counter_proto_msgTypes[6]
+	mi := &file_quern_v1_counter_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -399,7 +586,7 @@ func (x *CounterServiceGetAndSetRequest) String() string {
 func (*CounterServiceGetAndSetRequest) ProtoMessage() {}
 
 func (x *CounterServiceGetAndSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_counter_proto_msgTypes[6]
+	mi := &file_quern_v1_counter_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -412,7 +599,7 @@ func (x *CounterServiceGetAndSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterServiceGetAndSetRequest.ProtoReflect.Descriptor instead.
 func (*CounterServiceGetAndSetRequest) Descriptor() ([]byte, []int) {
-	return file_quern_v1_counter_proto_rawDescGZIP(), []int{6}
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CounterServiceGetAndSetRequest) GetKey() string {
@@ -446,7 +633,7 @@ type CounterServiceGetAndSetResponse struct {
 
 func (x *CounterServiceGetAndSetResponse) Reset() {
 	*x = CounterServiceGetAndSetResponse{}
-	mi := &file_quern_v1_counter_proto_msgTypes[7]
+	mi := &file_quern_v1_counter_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -458,7 +645,7 @@ func (x *CounterServiceGetAndSetResponse) String() string {
 func (*CounterServiceGetAndSetResponse) ProtoMessage() {}
 
 func (x *CounterServiceGetAndSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_counter_proto_msgTypes[7]
+	mi := &file_quern_v1_counter_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -471,7 +658,7 @@ func (x *CounterServiceGetAndSetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterServiceGetAndSetResponse.ProtoReflect.Descriptor instead.
 func (*CounterServiceGetAndSetResponse) Descriptor() ([]byte, []int) {
-	return file_quern_v1_counter_proto_rawDescGZIP(), []int{7}
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CounterServiceGetAndSetResponse) GetValue() int64 {
@@ -500,7 +687,7 @@ type CounterServiceCompareAndSetRequest struct {
 
 func (x *CounterServiceCompareAndSetRequest) Reset() {
 	*x = CounterServiceCompareAndSetRequest{}
-	mi := &file_quern_v1_counter_proto_msgTypes[8]
+	mi := &file_quern_v1_counter_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +699,7 @@ func (x *CounterServiceCompareAndSetRequest) String() string {
 func (*CounterServiceCompareAndSetRequest) ProtoMessage() {}
 
 func (x *CounterServiceCompareAndSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_counter_proto_msgTypes[8]
+	mi := &file_quern_v1_counter_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +712,7 @@ func (x *CounterServiceCompareAndSetRequest) ProtoReflect() protoreflect.Message
 
 // Deprecated: Use CounterServiceCompareAndSetRequest.ProtoReflect.Descriptor instead.
 func (*CounterServiceCompareAndSetRequest) Descriptor() ([]byte, []int) {
-	return file_quern_v1_counter_proto_rawDescGZIP(), []int{8}
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CounterServiceCompareAndSetRequest) GetKey() string {
@@ -567,7 +754,7 @@ type CounterServiceCompareAndSetResponse struct {
 
 func (x *CounterServiceCompareAndSetResponse) Reset() {
 	*x = CounterServiceCompareAndSetResponse{}
-	mi := &file_quern_v1_counter_proto_msgTypes[9]
+	mi := &file_quern_v1_counter_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +766,7 @@ func (x *CounterServiceCompareAndSetResponse) String() string {
 func (*CounterServiceCompareAndSetResponse) ProtoMessage() {}
 
 func (x *CounterServiceCompareAndSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_counter_proto_msgTypes[9]
+	mi := &file_quern_v1_counter_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +779,7 @@ func (x *CounterServiceCompareAndSetResponse) ProtoReflect() protoreflect.Messag
 
 // Deprecated: Use CounterServiceCompareAndSetResponse.ProtoReflect.Descriptor instead.
 func (*CounterServiceCompareAndSetResponse) Descriptor() ([]byte, []int) {
-	return file_quern_v1_counter_proto_rawDescGZIP(), []int{9}
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CounterServiceCompareAndSetResponse) GetValue() int64 {
@@ -619,7 +806,7 @@ type CounterServiceResetRequest struct {
 
 func (x *CounterServiceResetRequest) Reset() {
 	*x = CounterServiceResetRequest{}
-	mi := &file_quern_v1_counter_proto_msgTypes[10]
+	mi := &file_quern_v1_counter_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +818,7 @@ func (x *CounterServiceResetRequest) String() string {
 func (*CounterServiceResetRequest) ProtoMessage() {}
 
 func (x *CounterServiceResetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_counter_proto_msgTypes[10]
+	mi := &file_quern_v1_counter_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +831,7 @@ func (x *CounterServiceResetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterServiceResetRequest.ProtoReflect.Descriptor instead.
 func (*CounterServiceResetRequest) Descriptor() ([]byte, []int) {
-	return file_quern_v1_counter_proto_rawDescGZIP(), []int{10}
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CounterServiceResetRequest) GetKey() string {
@@ -670,7 +857,7 @@ type CounterServiceResetResponse struct {
 
 func (x *CounterServiceResetResponse) Reset() {
 	*x = CounterServiceResetResponse{}
-	mi := &file_quern_v1_counter_proto_msgTypes[11]
+	mi := &file_quern_v1_counter_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +869,7 @@ func (x *CounterServiceResetResponse) String() string {
 func (*CounterServiceResetResponse) ProtoMessage() {}
 
 func (x *CounterServiceResetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_counter_proto_msgTypes[11]
+	mi := &file_quern_v1_counter_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +882,7 @@ func (x *CounterServiceResetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterServiceResetResponse.ProtoReflect.Descriptor instead.
 func (*CounterServiceResetResponse) Descriptor() ([]byte, []int) {
-	return file_quern_v1_counter_proto_rawDescGZIP(), []int{11}
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CounterServiceResetResponse) GetPrevious() int64 {
@@ -717,7 +904,7 @@ type CounterServiceExpireRequest struct {
 
 func (x *CounterServiceExpireRequest) Reset() {
 	*x = CounterServiceExpireRequest{}
-	mi := &file_quern_v1_counter_proto_msgTypes[12]
+	mi := &file_quern_v1_counter_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +916,7 @@ func (x *CounterServiceExpireRequest) String() string {
 func (*CounterServiceExpireRequest) ProtoMessage() {}
 
 func (x *CounterServiceExpireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_counter_proto_msgTypes[12]
+	mi := &file_quern_v1_counter_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +929,7 @@ func (x *CounterServiceExpireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterServiceExpireRequest.ProtoReflect.Descriptor instead.
 func (*CounterServiceExpireRequest) Descriptor() ([]byte, []int) {
-	return file_quern_v1_counter_proto_rawDescGZIP(), []int{12}
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CounterServiceExpireRequest) GetKey() string {
@@ -777,7 +964,7 @@ type CounterServiceExpireResponse struct {
 
 func (x *CounterServiceExpireResponse) Reset() {
 	*x = CounterServiceExpireResponse{}
-	mi := &file_quern_v1_counter_proto_msgTypes[13]
+	mi := &file_quern_v1_counter_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +976,7 @@ func (x *CounterServiceExpireResponse) String() string {
 func (*CounterServiceExpireResponse) ProtoMessage() {}
 
 func (x *CounterServiceExpireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_counter_proto_msgTypes[13]
+	mi := &file_quern_v1_counter_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +989,7 @@ func (x *CounterServiceExpireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterServiceExpireResponse.ProtoReflect.Descriptor instead.
 func (*CounterServiceExpireResponse) Descriptor() ([]byte, []int) {
-	return file_quern_v1_counter_proto_rawDescGZIP(), []int{13}
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CounterServiceExpireResponse) GetValue() int64 {
@@ -836,7 +1023,19 @@ const file_quern_v1_counter_proto_rawDesc = "" +
 	"\x04_max\"K\n" +
 	"\x19CounterServiceAddResponse\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x03R\x05value\x12\x18\n" +
-	"\aapplied\x18\x02 \x01(\x03R\aapplied\",\n" +
+	"\aapplied\x18\x02 \x01(\x03R\aapplied\"s\n" +
+	"\x1cCounterServiceAddManyRequest\x12\x12\n" +
+	"\x04keys\x18\x01 \x03(\tR\x04keys\x12'\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x16\n" +
+	"\x06deltas\x18\x04 \x03(\x12R\x06deltas\"m\n" +
+	"\x1dCounterServiceAddManyResponse\x12\x16\n" +
+	"\x06values\x18\x01 \x03(\x12R\x06values\x124\n" +
+	"\bfailures\x18\x02 \x03(\v2\x18.quern.v1.AddManyFailureR\bfailures\"r\n" +
+	"\x0eAddManyFailure\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x18\n" +
+	"\aunknown\x18\x04 \x01(\bR\aunknown\",\n" +
 	"\x18CounterServiceGetRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\"^\n" +
 	"\x19CounterServiceGetResponse\x12\x14\n" +
@@ -875,9 +1074,10 @@ const file_quern_v1_counter_proto_rawDesc = "" +
 	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"J\n" +
 	"\x1cCounterServiceExpireResponse\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x03R\x05value\x12\x14\n" +
-	"\x05found\x18\x02 \x01(\bR\x05found2\xff\x04\n" +
+	"\x05found\x18\x02 \x01(\bR\x05found2\xdb\x05\n" +
 	"\x0eCounterService\x12N\n" +
-	"\x03Add\x12\".quern.v1.CounterServiceAddRequest\x1a#.quern.v1.CounterServiceAddResponse\x12N\n" +
+	"\x03Add\x12\".quern.v1.CounterServiceAddRequest\x1a#.quern.v1.CounterServiceAddResponse\x12Z\n" +
+	"\aAddMany\x12&.quern.v1.CounterServiceAddManyRequest\x1a'.quern.v1.CounterServiceAddManyResponse\x12N\n" +
 	"\x03Get\x12\".quern.v1.CounterServiceGetRequest\x1a#.quern.v1.CounterServiceGetResponse\x12N\n" +
 	"\x03Set\x12\".quern.v1.CounterServiceSetRequest\x1a#.quern.v1.CounterServiceSetResponse\x12`\n" +
 	"\tGetAndSet\x12(.quern.v1.CounterServiceGetAndSetRequest\x1a).quern.v1.CounterServiceGetAndSetResponse\x12l\n" +
@@ -897,46 +1097,52 @@ func file_quern_v1_counter_proto_rawDescGZIP() []byte {
 	return file_quern_v1_counter_proto_rawDescData
 }
 
-var file_quern_v1_counter_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_quern_v1_counter_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_quern_v1_counter_proto_goTypes = []any{
 	(*CounterServiceAddRequest)(nil),            // 0: quern.v1.CounterServiceAddRequest
 	(*CounterServiceAddResponse)(nil),           // 1: quern.v1.CounterServiceAddResponse
-	(*CounterServiceGetRequest)(nil),            // 2: quern.v1.CounterServiceGetRequest
-	(*CounterServiceGetResponse)(nil),           // 3: quern.v1.CounterServiceGetResponse
-	(*CounterServiceSetRequest)(nil),            // 4: quern.v1.CounterServiceSetRequest
-	(*CounterServiceSetResponse)(nil),           // 5: quern.v1.CounterServiceSetResponse
-	(*CounterServiceGetAndSetRequest)(nil),      // 6: quern.v1.CounterServiceGetAndSetRequest
-	(*CounterServiceGetAndSetResponse)(nil),     // 7: quern.v1.CounterServiceGetAndSetResponse
-	(*CounterServiceCompareAndSetRequest)(nil),  // 8: quern.v1.CounterServiceCompareAndSetRequest
-	(*CounterServiceCompareAndSetResponse)(nil), // 9: quern.v1.CounterServiceCompareAndSetResponse
-	(*CounterServiceResetRequest)(nil),          // 10: quern.v1.CounterServiceResetRequest
-	(*CounterServiceResetResponse)(nil),         // 11: quern.v1.CounterServiceResetResponse
-	(*CounterServiceExpireRequest)(nil),         // 12: quern.v1.CounterServiceExpireRequest
-	(*CounterServiceExpireResponse)(nil),        // 13: quern.v1.CounterServiceExpireResponse
-	(*durationpb.Duration)(nil),                 // 14: google.protobuf.Duration
+	(*CounterServiceAddManyRequest)(nil),        // 2: quern.v1.CounterServiceAddManyRequest
+	(*CounterServiceAddManyResponse)(nil),       // 3: quern.v1.CounterServiceAddManyResponse
+	(*AddManyFailure)(nil),                      // 4: quern.v1.AddManyFailure
+	(*CounterServiceGetRequest)(nil),            // 5: quern.v1.CounterServiceGetRequest
+	(*CounterServiceGetResponse)(nil),           // 6: quern.v1.CounterServiceGetResponse
+	(*CounterServiceSetRequest)(nil),            // 7: quern.v1.CounterServiceSetRequest
+	(*CounterServiceSetResponse)(nil),           // 8: quern.v1.CounterServiceSetResponse
+	(*CounterServiceGetAndSetRequest)(nil),      // 9: quern.v1.CounterServiceGetAndSetRequest
+	(*CounterServiceGetAndSetResponse)(nil),     // 10: quern.v1.CounterServiceGetAndSetResponse
+	(*CounterServiceCompareAndSetRequest)(nil),  // 11: quern.v1.CounterServiceCompareAndSetRequest
+	(*CounterServiceCompareAndSetResponse)(nil), // 12: quern.v1.CounterServiceCompareAndSetResponse
+	(*CounterServiceResetRequest)(nil),          // 13: quern.v1.CounterServiceResetRequest
+	(*CounterServiceResetResponse)(nil),         // 14: quern.v1.CounterServiceResetResponse
+	(*CounterServiceExpireRequest)(nil),         // 15: quern.v1.CounterServiceExpireRequest
+	(*CounterServiceExpireResponse)(nil),        // 16: quern.v1.CounterServiceExpireResponse
+	(*durationpb.Duration)(nil),                 // 17: google.protobuf.Duration
 }
 var file_quern_v1_counter_proto_depIdxs = []int32{
-	14, // 0: quern.v1.CounterServiceGetResponse.ttl:type_name -> google.protobuf.Duration
-	14, // 1: quern.v1.CounterServiceExpireRequest.ttl:type_name -> google.protobuf.Duration
-	0,  // 2: quern.v1.CounterService.Add:input_type -> quern.v1.CounterServiceAddRequest
-	2,  // 3: quern.v1.CounterService.Get:input_type -> quern.v1.CounterServiceGetRequest
-	4,  // 4: quern.v1.CounterService.Set:input_type -> quern.v1.CounterServiceSetRequest
-	6,  // 5: quern.v1.CounterService.GetAndSet:input_type -> quern.v1.CounterServiceGetAndSetRequest
-	8,  // 6: quern.v1.CounterService.CompareAndSet:input_type -> quern.v1.CounterServiceCompareAndSetRequest
-	10, // 7: quern.v1.CounterService.Reset:input_type -> quern.v1.CounterServiceResetRequest
-	12, // 8: quern.v1.CounterService.Expire:input_type -> quern.v1.CounterServiceExpireRequest
-	1,  // 9: quern.v1.CounterService.Add:output_type -> quern.v1.CounterServiceAddResponse
-	3,  // 10: quern.v1.CounterService.Get:output_type -> quern.v1.CounterServiceGetResponse
-	5,  // 11: quern.v1.CounterService.Set:output_type -> quern.v1.CounterServiceSetResponse
-	7,  // 12: quern.v1.CounterService.GetAndSet:output_type -> quern.v1.CounterServiceGetAndSetResponse
-	9,  // 13: quern.v1.CounterService.CompareAndSet:output_type -> quern.v1.CounterServiceCompareAndSetResponse
-	11, // 14: quern.v1.CounterService.Reset:output_type -> quern.v1.CounterServiceResetResponse
-	13, // 15: quern.v1.CounterService.Expire:output_type -> quern.v1.CounterServiceExpireResponse
-	9,  // [9:16] is the sub-list for method output_type
-	2,  // [2:9] is the sub-list for method input_type
-	2,  // [2:2] is the sub-list for extension type_name
-	2,  // [2:2] is the sub-list for extension extendee
-	0,  // [0:2] is the sub-list for field type_name
+	4,  // 0: quern.v1.CounterServiceAddManyResponse.failures:type_name -> quern.v1.AddManyFailure
+	17, // 1: quern.v1.CounterServiceGetResponse.ttl:type_name -> google.protobuf.Duration
+	17, // 2: quern.v1.CounterServiceExpireRequest.ttl:type_name -> google.protobuf.Duration
+	0,  // 3: quern.v1.CounterService.Add:input_type -> quern.v1.CounterServiceAddRequest
+	2,  // 4: quern.v1.CounterService.AddMany:input_type -> quern.v1.CounterServiceAddManyRequest
+	5,  // 5: quern.v1.CounterService.Get:input_type -> quern.v1.CounterServiceGetRequest
+	7,  // 6: quern.v1.CounterService.Set:input_type -> quern.v1.CounterServiceSetRequest
+	9,  // 7: quern.v1.CounterService.GetAndSet:input_type -> quern.v1.CounterServiceGetAndSetRequest
+	11, // 8: quern.v1.CounterService.CompareAndSet:input_type -> quern.v1.CounterServiceCompareAndSetRequest
+	13, // 9: quern.v1.CounterService.Reset:input_type -> quern.v1.CounterServiceResetRequest
+	15, // 10: quern.v1.CounterService.Expire:input_type -> quern.v1.CounterServiceExpireRequest
+	1,  // 11: quern.v1.CounterService.Add:output_type -> quern.v1.CounterServiceAddResponse
+	3,  // 12: quern.v1.CounterService.AddMany:output_type -> quern.v1.CounterServiceAddManyResponse
+	6,  // 13: quern.v1.CounterService.Get:output_type -> quern.v1.CounterServiceGetResponse
+	8,  // 14: quern.v1.CounterService.Set:output_type -> quern.v1.CounterServiceSetResponse
+	10, // 15: quern.v1.CounterService.GetAndSet:output_type -> quern.v1.CounterServiceGetAndSetResponse
+	12, // 16: quern.v1.CounterService.CompareAndSet:output_type -> quern.v1.CounterServiceCompareAndSetResponse
+	14, // 17: quern.v1.CounterService.Reset:output_type -> quern.v1.CounterServiceResetResponse
+	16, // 18: quern.v1.CounterService.Expire:output_type -> quern.v1.CounterServiceExpireResponse
+	11, // [11:19] is the sub-list for method output_type
+	3,  // [3:11] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_quern_v1_counter_proto_init() }
@@ -951,7 +1157,7 @@ func file_quern_v1_counter_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quern_v1_counter_proto_rawDesc), len(file_quern_v1_counter_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	CounterService_Add_FullMethodName           = "/quern.v1.CounterService/Add"
+	CounterService_AddMany_FullMethodName       = "/quern.v1.CounterService/AddMany"
 	CounterService_Get_FullMethodName           = "/quern.v1.CounterService/Get"
 	CounterService_Set_FullMethodName           = "/quern.v1.CounterService/Set"
 	CounterService_GetAndSet_FullMethodName     = "/quern.v1.CounterService/GetAndSet"
@@ -42,6 +43,9 @@ type CounterServiceClient interface {
 	// Add adds delta to the counter. A result past 64 bits is refused with
 	// OVERFLOW, one past min or max with LIMIT unless saturate is set.
 	Add(ctx context.Context, in *CounterServiceAddRequest, opts ...grpc.CallOption) (*CounterServiceAddResponse, error)
+	// AddMany adds to many counters, each by itself: one that fails is named in
+	// `failures` and changes nothing; there is no order among them.
+	AddMany(ctx context.Context, in *CounterServiceAddManyRequest, opts ...grpc.CallOption) (*CounterServiceAddManyResponse, error)
 	// Get reads the counter.
 	Get(ctx context.Context, in *CounterServiceGetRequest, opts ...grpc.CallOption) (*CounterServiceGetResponse, error)
 	// Set replaces the value and ends a running expiry.
@@ -71,6 +75,16 @@ func (c *counterServiceClient) Add(ctx context.Context, in *CounterServiceAddReq
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CounterServiceAddResponse)
 	err := c.cc.Invoke(ctx, CounterService_Add_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *counterServiceClient) AddMany(ctx context.Context, in *CounterServiceAddManyRequest, opts ...grpc.CallOption) (*CounterServiceAddManyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CounterServiceAddManyResponse)
+	err := c.cc.Invoke(ctx, CounterService_AddMany_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -151,6 +165,9 @@ type CounterServiceServer interface {
 	// Add adds delta to the counter. A result past 64 bits is refused with
 	// OVERFLOW, one past min or max with LIMIT unless saturate is set.
 	Add(context.Context, *CounterServiceAddRequest) (*CounterServiceAddResponse, error)
+	// AddMany adds to many counters, each by itself: one that fails is named in
+	// `failures` and changes nothing; there is no order among them.
+	AddMany(context.Context, *CounterServiceAddManyRequest) (*CounterServiceAddManyResponse, error)
 	// Get reads the counter.
 	Get(context.Context, *CounterServiceGetRequest) (*CounterServiceGetResponse, error)
 	// Set replaces the value and ends a running expiry.
@@ -178,6 +195,9 @@ type UnimplementedCounterServiceServer struct{}
 
 func (UnimplementedCounterServiceServer) Add(context.Context, *CounterServiceAddRequest) (*CounterServiceAddResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Add not implemented")
+}
+func (UnimplementedCounterServiceServer) AddMany(context.Context, *CounterServiceAddManyRequest) (*CounterServiceAddManyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddMany not implemented")
 }
 func (UnimplementedCounterServiceServer) Get(context.Context, *CounterServiceGetRequest) (*CounterServiceGetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Get not implemented")
@@ -232,6 +252,24 @@ func _CounterService_Add_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(CounterServiceServer).Add(ctx, req.(*CounterServiceAddRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CounterService_AddMany_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CounterServiceAddManyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CounterServiceServer).AddMany(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CounterService_AddMany_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CounterServiceServer).AddMany(ctx, req.(*CounterServiceAddManyRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -354,6 +392,10 @@ var CounterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Add",
 			Handler:    _CounterService_Add_Handler,
+		},
+		{
+			MethodName: "AddMany",
+			Handler:    _CounterService_AddMany_Handler,
 		},
 		{
 			MethodName: "Get",

@@ -35,6 +35,8 @@ const (
 const (
 	// CounterServiceAddProcedure is the fully-qualified name of the CounterService's Add RPC.
 	CounterServiceAddProcedure = "/quern.v1.CounterService/Add"
+	// CounterServiceAddManyProcedure is the fully-qualified name of the CounterService's AddMany RPC.
+	CounterServiceAddManyProcedure = "/quern.v1.CounterService/AddMany"
 	// CounterServiceGetProcedure is the fully-qualified name of the CounterService's Get RPC.
 	CounterServiceGetProcedure = "/quern.v1.CounterService/Get"
 	// CounterServiceSetProcedure is the fully-qualified name of the CounterService's Set RPC.
@@ -56,6 +58,9 @@ type CounterServiceClient interface {
 	// Add adds delta to the counter. A result past 64 bits is refused with
 	// OVERFLOW, one past min or max with LIMIT unless saturate is set.
 	Add(context.Context, *v1.CounterServiceAddRequest) (*v1.CounterServiceAddResponse, error)
+	// AddMany adds to many counters, each by itself: one that fails is named in
+	// `failures` and changes nothing; there is no order among them.
+	AddMany(context.Context, *v1.CounterServiceAddManyRequest) (*v1.CounterServiceAddManyResponse, error)
 	// Get reads the counter.
 	Get(context.Context, *v1.CounterServiceGetRequest) (*v1.CounterServiceGetResponse, error)
 	// Set replaces the value and ends a running expiry.
@@ -88,6 +93,12 @@ func NewCounterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			httpClient,
 			baseURL+CounterServiceAddProcedure,
 			connect.WithSchema(counterServiceMethods.ByName("Add")),
+			connect.WithClientOptions(opts...),
+		),
+		addMany: connect.NewClient[v1.CounterServiceAddManyRequest, v1.CounterServiceAddManyResponse](
+			httpClient,
+			baseURL+CounterServiceAddManyProcedure,
+			connect.WithSchema(counterServiceMethods.ByName("AddMany")),
 			connect.WithClientOptions(opts...),
 		),
 		get: connect.NewClient[v1.CounterServiceGetRequest, v1.CounterServiceGetResponse](
@@ -132,6 +143,7 @@ func NewCounterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 // counterServiceClient implements CounterServiceClient.
 type counterServiceClient struct {
 	add           *connect.Client[v1.CounterServiceAddRequest, v1.CounterServiceAddResponse]
+	addMany       *connect.Client[v1.CounterServiceAddManyRequest, v1.CounterServiceAddManyResponse]
 	get           *connect.Client[v1.CounterServiceGetRequest, v1.CounterServiceGetResponse]
 	set           *connect.Client[v1.CounterServiceSetRequest, v1.CounterServiceSetResponse]
 	getAndSet     *connect.Client[v1.CounterServiceGetAndSetRequest, v1.CounterServiceGetAndSetResponse]
@@ -143,6 +155,15 @@ type counterServiceClient struct {
 // Add calls quern.v1.CounterService.Add.
 func (c *counterServiceClient) Add(ctx context.Context, req *v1.CounterServiceAddRequest) (*v1.CounterServiceAddResponse, error) {
 	response, err := c.add.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AddMany calls quern.v1.CounterService.AddMany.
+func (c *counterServiceClient) AddMany(ctx context.Context, req *v1.CounterServiceAddManyRequest) (*v1.CounterServiceAddManyResponse, error) {
+	response, err := c.addMany.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -208,6 +229,9 @@ type CounterServiceHandler interface {
 	// Add adds delta to the counter. A result past 64 bits is refused with
 	// OVERFLOW, one past min or max with LIMIT unless saturate is set.
 	Add(context.Context, *v1.CounterServiceAddRequest) (*v1.CounterServiceAddResponse, error)
+	// AddMany adds to many counters, each by itself: one that fails is named in
+	// `failures` and changes nothing; there is no order among them.
+	AddMany(context.Context, *v1.CounterServiceAddManyRequest) (*v1.CounterServiceAddManyResponse, error)
 	// Get reads the counter.
 	Get(context.Context, *v1.CounterServiceGetRequest) (*v1.CounterServiceGetResponse, error)
 	// Set replaces the value and ends a running expiry.
@@ -236,6 +260,12 @@ func NewCounterServiceHandler(svc CounterServiceHandler, opts ...connect.Handler
 		CounterServiceAddProcedure,
 		svc.Add,
 		connect.WithSchema(counterServiceMethods.ByName("Add")),
+		connect.WithHandlerOptions(opts...),
+	)
+	counterServiceAddManyHandler := connect.NewUnaryHandlerSimple(
+		CounterServiceAddManyProcedure,
+		svc.AddMany,
+		connect.WithSchema(counterServiceMethods.ByName("AddMany")),
 		connect.WithHandlerOptions(opts...),
 	)
 	counterServiceGetHandler := connect.NewUnaryHandlerSimple(
@@ -278,6 +308,8 @@ func NewCounterServiceHandler(svc CounterServiceHandler, opts ...connect.Handler
 		switch r.URL.Path {
 		case CounterServiceAddProcedure:
 			counterServiceAddHandler.ServeHTTP(w, r)
+		case CounterServiceAddManyProcedure:
+			counterServiceAddManyHandler.ServeHTTP(w, r)
 		case CounterServiceGetProcedure:
 			counterServiceGetHandler.ServeHTTP(w, r)
 		case CounterServiceSetProcedure:
@@ -301,6 +333,10 @@ type UnimplementedCounterServiceHandler struct{}
 
 func (UnimplementedCounterServiceHandler) Add(context.Context, *v1.CounterServiceAddRequest) (*v1.CounterServiceAddResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quern.v1.CounterService.Add is not implemented"))
+}
+
+func (UnimplementedCounterServiceHandler) AddMany(context.Context, *v1.CounterServiceAddManyRequest) (*v1.CounterServiceAddManyResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quern.v1.CounterService.AddMany is not implemented"))
 }
 
 func (UnimplementedCounterServiceHandler) Get(context.Context, *v1.CounterServiceGetRequest) (*v1.CounterServiceGetResponse, error) {

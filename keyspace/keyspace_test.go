@@ -1,12 +1,10 @@
-package cluster_test
+package keyspace_test
 
 import (
 	"strconv"
 	"testing"
-	"time"
 
-	"github.com/quern-io/quern/cluster"
-	"github.com/quern-io/quern/cluster/local"
+	"github.com/quern-io/quern/keyspace"
 )
 
 func TestTag(t *testing.T) {
@@ -26,7 +24,7 @@ func TestTag(t *testing.T) {
 		"{ü}":               "ü",
 		"no}close{but}this": "but",
 	} {
-		if got := cluster.Tag(key); got != want {
+		if got := keyspace.Tag(key); got != want {
 			t.Errorf("%q: got %q, want %q", key, got, want)
 		}
 	}
@@ -36,9 +34,9 @@ func TestTag(t *testing.T) {
 func TestShardNeverChanges(t *testing.T) {
 	t.Parallel()
 	for key, want := range map[string]uint32{
-		"page:42": 87, "a": 91, "{user42}:quota": cluster.Shard("user42", 256), "": 153,
+		"page:42": 87, "a": 91, "{user42}:quota": keyspace.Shard("user42", 256), "": 153,
 	} {
-		if got := cluster.Shard(key, 256); got != want {
+		if got := keyspace.Shard(key, 256); got != want {
 			t.Errorf("%q: shard %d, want %d", key, got, want)
 		}
 	}
@@ -49,22 +47,11 @@ func TestShardsAreEven(t *testing.T) {
 	const keys, shards = 1_000_000, 256
 	var n [shards]int
 	for i := range keys {
-		n[cluster.Shard("bench:"+strconv.Itoa(i), shards)]++
+		n[keyspace.Shard("bench:"+strconv.Itoa(i), shards)]++
 	}
 	for shard, got := range n {
 		if mean := keys / shards; got < mean*9/10 || got > mean*11/10 {
 			t.Errorf("shard %d has %d keys of %d", shard, got, mean)
 		}
-	}
-}
-
-func TestLocalClaims(t *testing.T) {
-	t.Parallel()
-	claims := local.Claims(8, time.Unix(1000, 0))
-	if len(claims) != 8 || claims[7] != (cluster.Claim{Shard: 7, Epoch: 1001}) {
-		t.Errorf("got %v", claims)
-	}
-	if got := local.Claims(1, time.Unix(-5, 0)); got[0].Epoch != 1 {
-		t.Errorf("before 1970: %v", got)
 	}
 }

@@ -1,0 +1,68 @@
+// Package keyspace says what a key is and to which shard it belongs. Nodes and
+// clients must agree on it for ever, and folders of data rely on it.
+package keyspace
+
+import (
+	"strings"
+	"unicode/utf8"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/quern-io/quern/failure"
+)
+
+const (
+	// MaxKeyBytes is the longest key.
+	MaxKeyBytes = 512
+	// DefaultShards is the number of shards of a new cluster.
+	DefaultShards = 256
+	// MaxShards is the largest number of shards.
+	MaxShards = 1 << 16
+)
+
+// Tag returns the part of a key that decides its shard: what stands in the
+// first pair of braces that is not empty, as in {user42}:quota, else the whole
+// key. Keys of one tag share a shard, whatever their kind.
+func Tag(key string) string {
+	for rest := key; ; {
+		open := strings.IndexByte(rest, '{')
+		if open < 0 {
+			return key
+		}
+		rest = rest[open+1:]
+		end := strings.IndexByte(rest, '}')
+		if end < 0 {
+			return key
+		}
+		if end > 0 {
+			return rest[:end]
+		}
+		rest = rest[1:]
+	}
+}
+
+// Shard returns the shard of a key: XXH64 of its tag, seed 0, modulo shards,
+// which is a power of two. It never changes: data folders name the hash.
+func Shard(key string, shards uint32) uint32 {
+	return uint32(xxhash.Sum64String(Tag(key))) & (shards - 1) //nolint:gosec // the low bits are meant
+}
+
+// ValidShards reports whether n can be a cluster's number of shards: a power
+// of two, at most [MaxShards].
+func ValidShards(n uint32) bool {
+	return n > 0 && n <= MaxShards && n&(n-1) == 0
+}
+
+// Check refuses a key that no grain can have, with INVALID_KEY.
+func Check(key string) error {
+	switch {
+	case key == "":
+		return failure.New(failure.InvalidKey, "the key is empty; a key is 1 to %d bytes of UTF-8", MaxKeyBytes)
+	case len(key) > MaxKeyBytes:
+		return failure.New(failure.InvalidKey, "the key has %d bytes; a key is 1 to %d bytes of UTF-8", len(key), MaxKeyBytes)
+	case !utf8.ValidString(key):
+		return failure.New(failure.InvalidKey, "the key is not UTF-8")
+	default:
+		return nil
+	}
+}
