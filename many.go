@@ -3,7 +3,9 @@ package quern
 import (
 	"context"
 	"errors"
+	"time"
 
+	"github.com/quern-io/quern/actors"
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
@@ -75,7 +77,33 @@ func manyFailure(i int, err error) *quernv1.AddManyFailure {
 
 // InvokeAll implements handles.Batcher.
 func (n *Node) InvokeAll(ctx context.Context, ops []*handles.Operation) {
-	for _, op := range ops {
-		op.Err = n.Invoke(ctx, op)
+	deadline, _ := ctx.Deadline()
+	all := actors.NewWaiter(len(ops))
+	for i, op := range ops {
+		if ctx.Err() != nil || op.Method.Many {
+			all.For(i).Completed(0, n.Invoke(ctx, op))
+			continue
+		}
+		n.Submit(op, deadline, all.For(i))
 	}
+	all.Wait(ctx)
+	for i, op := range ops {
+		epoch, err := all.Answer(i)
+		if !op.Method.Many {
+			op.Origin.Epoch = epoch
+		}
+		op.Err = err
+	}
+}
+
+// submitMany runs a bulk operation on a goroutine of its own.
+func (n *Node) submitMany(op *handles.Operation, deadline time.Time, done handles.Completer) {
+	ctx, cancel := context.Background(), context.CancelFunc(func() {})
+	if !deadline.IsZero() {
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+	}
+	go func() {
+		defer cancel()
+		done.Completed(0, n.addMany(ctx, op))
+	}()
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/grains"
 	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/machine"
 	"github.com/quern-io/quern/keyspace"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 	"github.com/quern-io/quern/server"
@@ -118,13 +119,46 @@ func (n *Node) Invoke(ctx context.Context, op *handles.Operation) error {
 		return n.addMany(ctx, op)
 	}
 	shard := keyspace.Shard(op.Key, n.info.Shards)
-	epoch, err := n.runtime.Invoke(ctx, shard, &actors.Operation{
-		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
-		IdempotencyKey: op.IdempotencyKey, Command: op.Request, Reply: op.Reply,
-	})
+	epoch, err := n.runtime.Invoke(ctx, shard, operation(op))
 	op.Origin = handles.Origin{Node: n.cfg.Node, Shard: shard, Epoch: epoch}
 	return err //nolint:wrapcheck // a *failure.Error, meant for the caller
 }
+
+// operation shows an operation to the runtime, which keeps none of it.
+func operation(op *handles.Operation) *actors.Operation {
+	return &actors.Operation{
+		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
+		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session),
+		Command: op.Request, Reply: op.Reply,
+	}
+}
+
+// Submit implements handles.Submitter. It fills in who answers but for the
+// epoch, which done gets.
+func (n *Node) Submit(op *handles.Operation, deadline time.Time, done handles.Completer) {
+	if op.Method.Many {
+		n.submitMany(op, deadline, done)
+		return
+	}
+	shard := keyspace.Shard(op.Key, n.info.Shards)
+	op.Origin = handles.Origin{Node: n.cfg.Node, Shard: shard}
+	n.runtime.Submit(shard, operation(op), deadline, done)
+}
+
+// OpenSession opens a session at a shard. done gets its id when it is durable;
+// it must not block. It fails with OVERLOADED where the shard has too many.
+func (n *Node) OpenSession(shard uint32, done func(id string, epoch uint64, err error)) {
+	n.runtime.OpenSession(shard, done)
+}
+
+// CloseSession forgets a session, of which done hears when that is durable; it
+// must not block. A session that is not known is no error.
+func (n *Node) CloseSession(shard uint32, id string, done func(epoch uint64, err error)) {
+	n.runtime.CloseSession(shard, id, done)
+}
+
+// Shards returns how many shards there are.
+func (n *Node) Shards() uint32 { return n.info.Shards }
 
 // Status tells who is there and who owns how much.
 func (n *Node) Status(context.Context) (*quernv1.ClusterServiceStatusResponse, error) {
@@ -145,6 +179,7 @@ func (n *Node) Status(context.Context) (*quernv1.ClusterServiceStatusResponse, e
 		Store: n.info.Name, Durable: n.info.Durable,
 		Nodes: []*quernv1.ClusterNode{{
 			Node: n.cfg.Node, Addr: n.advertised(), State: string(state), Shards: owned,
+			CpuSeconds: machine.CPUTime().Seconds(), MemoryBytes: machine.ResidentBytes(),
 		}},
 		ShardsTotal: n.info.Shards, ShardsOwned: owned,
 	}, nil

@@ -37,16 +37,23 @@ type call struct {
 
 	state atomic.Uint32
 	wake  chan struct{}
+	done  Completer // takes the end where nobody waits
 	home  *callPool
 
 	kindIndex int
+	task      task
 	admitted  bool   // had been accepted before it had to wait
-	wrote     bool   // its turn changed something
+	wrote     bool   // its turn changed something, or is not to be run again
+	numbered  bool   // it put its result into its session, or took it from there
 	reruns    uint8  // how often it ran on a state that was then undone
 	grain     *grain // at the gate: whose state it tells of
 	event     func()
-	due       int64 // of the timer whose turn this is; 0 for an operation
+	due       int64 // of the timer whose turn this is
 	deadline  int64 // Unix nanoseconds by the wall clock; 0 is none
+
+	session Session
+	client  *grain   // the session's, from the call's turn on
+	opening *opening // where it opens a session
 
 	key, method, once string
 	hash              uint64 // of the request, where once is set
@@ -54,6 +61,16 @@ type call struct {
 	err               error
 	epoch             uint64 // of the turn; 0 where there was none
 }
+
+// task tells an operation from what the shard does for itself or its clients.
+type task uint8
+
+const (
+	taskOperation task = iota
+	taskDue            // the turn of a timer
+	taskOpen           // opens a session
+	taskClose          // closes one
+)
 
 // callPool recycles the calls of one runtime. It is not shared by several: a
 // channel that was made in a synctest bubble must stay there.
@@ -68,8 +85,9 @@ func (p *callPool) get() *call {
 }
 
 func (c *call) recycle() {
-	c.next, c.kindIndex, c.event, c.due, c.deadline = nil, 0, nil, 0, 0
-	c.admitted, c.wrote, c.reruns, c.grain = false, false, 0, nil
+	c.next, c.done, c.kindIndex, c.event, c.task, c.due, c.deadline = nil, nil, 0, nil, taskOperation, 0, 0
+	c.admitted, c.wrote, c.numbered, c.reruns, c.grain = false, false, false, 0, nil
+	c.session, c.client, c.opening = Session{}, nil, nil
 	c.key, c.method, c.once, c.hash = "", "", "", 0
 	c.command, c.reply, c.err, c.epoch = nil, nil, nil, 0
 	c.home.free.Put(c)
@@ -77,6 +95,12 @@ func (c *call) recycle() {
 
 // complete answers the call. The caller may reuse it at once.
 func (c *call) complete(err error) {
+	if done := c.done; done != nil {
+		epoch := c.epoch
+		c.recycle()
+		done.Completed(epoch, err)
+		return
+	}
 	c.err = err
 	switch c.state.Swap(slotAnswered) {
 	case slotParked:

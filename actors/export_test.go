@@ -69,3 +69,20 @@ func (r *Runtime) Raising(shard uint32) bool {
 func StateKey(kind, key string) []byte { return appendStateKey(nil, kind, key) }
 
 func OnceKey(kind, key, id string) []byte { return append(appendOncePrefix(nil, kind, key), id...) }
+
+const (
+	SessionKindName = sessionKindName
+	SessionLimit    = sessionLimit
+	SessionWindow   = sessionWindow
+	SessionBytes    = sessionBytes
+	FlightBytes     = flightBytes
+)
+
+// RecodeSession decodes a session's record and encodes it again.
+func RecodeSession(record []byte) ([]byte, error) {
+	var s session
+	if err := s.Decode(record); err != nil {
+		return nil, err
+	}
+	return s.Append(nil)
+}

@@ -1,9 +1,13 @@
 package actors_test
 
 import (
+	"bytes"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/quern-io/quern/actors"
+	storev1 "github.com/quern-io/quern/messages/quern/store/v1"
 )
 
 func FuzzTimerKey(f *testing.F) {
@@ -30,6 +34,44 @@ func FuzzOnceRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if e, err := actors.DecodeOnce(b); err == nil && e == nil {
 			t.Fatal("neither an entry nor an error")
+		}
+	})
+}
+
+// FuzzSessionRecord: what decodes is encoded again as package proto would, and
+// comes back.
+func FuzzSessionRecord(f *testing.F) {
+	for _, r := range []*storev1.SessionRecord{
+		{}, {ExpiresAtMs: 1}, {ExpiresAtMs: 1 << 40, Done: 1<<64 - 1},
+		{ExpiresAtMs: 1, Done: 1<<64 - 2, Results: []*storev1.SessionResult{
+			{Number: 1<<64 - 1, Answer: &storev1.SessionResult_Reply{}},
+		}},
+		{ExpiresAtMs: 5, Done: 7, Results: []*storev1.SessionResult{
+			{Number: 8, Answer: &storev1.SessionResult_Reply{Reply: []byte("short")}},
+			{Number: 10, Answer: &storev1.SessionResult_Reply{Reply: make([]byte, 100)}},
+			{Number: 900, Answer: &storev1.SessionResult_Refusal{Refusal: &storev1.Refusal{Reason: "LIMIT", Message: "no"}}},
+		}},
+	} {
+		b, err := proto.Marshal(r)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		once, err := actors.RecodeSession(b)
+		if err != nil {
+			return
+		}
+		var r storev1.SessionRecord
+		if err := proto.Unmarshal(once, &r); err != nil {
+			t.Fatal(err)
+		}
+		if plain, err := (proto.MarshalOptions{Deterministic: true}).Marshal(&r); err != nil || !bytes.Equal(plain, once) {
+			t.Fatalf("%x is %x by package proto, %v", once, plain, err)
+		}
+		if twice, err := actors.RecodeSession(once); err != nil || !bytes.Equal(once, twice) {
+			t.Fatalf("%x came back as %x, %v", once, twice, err)
 		}
 	})
 }

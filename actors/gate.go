@@ -16,6 +16,11 @@ import (
 type gate struct {
 	dirtyGrains []*grain
 	dirtyCalls  callList
+	// weight is about what the dirty states will take in the next flight, in
+	// bytes.
+	weight int
+	// stalled had no turn yet, since the next flight is full.
+	stalled callList
 	// deletions are stray records, to go with the next commit.
 	deletions [][]byte
 
@@ -42,12 +47,18 @@ func (g *gate) reset() {
 	*g = gate{}
 }
 
-// Bounds of the buffer of a flight: what is kept for the next one, and where a
-// cut stops. What is left stays dirty, and its answers wait for the next cut.
+// Bounds of a flight. It takes everything that is dirty, since a session's
+// results must not be separated from the states that they tell of. So it is the
+// turns that stop: no turn begins while flightBytes or more are dirty.
 const (
-	keptArena = 1 << 20
-	cutBytes  = 4 << 20
+	flightBytes = 4 << 20
+	keptArena   = 1 << 20 // of its buffer, for the next one
+	// recordOverhead is what a record takes beyond its key and value, with
+	// room for a timer that moves.
+	recordOverhead = 64
 )
+
+func (g *gate) full() bool { return g.weight >= flightBytes }
 
 // cut hands the dirty states to the committer. It is called between turns.
 func (s *shard) cut() {
@@ -60,11 +71,26 @@ func (s *shard) cut() {
 		f.batch.Records = append(f.batch.Records, Record{Key: key, Delete: true})
 	}
 	g.deletions = nil
-	n := 0
-	for n < len(g.dirtyGrains) && len(f.arena) < cutBytes {
-		grain := g.dirtyGrains[n]
-		n++
-		if grain.is(dropped) {
+	// The sessions go last: a state that does not encode takes the results
+	// that tell of it out of them.
+	s.encodeDirty(f, false)
+	s.encodeDirty(f, true)
+	clear(g.dirtyGrains)
+	g.dirtyGrains, g.weight = g.dirtyGrains[:0], 0
+	g.flyingCalls = g.dirtyCalls.take()
+	if len(f.batch.Records) == 0 {
+		return
+	}
+	g.inFlight = true
+	s.rt.committer.enqueue(f)
+}
+
+// encodeDirty puts the dirty sessions, or all else that is dirty, into the
+// flight.
+func (s *shard) encodeDirty(f *flight, sessions bool) {
+	g := &s.gate
+	for _, grain := range g.dirtyGrains {
+		if grain.is(dropped) || (grain.kind == s.sessionGrains()) != sessions {
 			continue
 		}
 		if err := s.encode(f, grain); err != nil {
@@ -74,15 +100,17 @@ func (s *shard) cut() {
 		grain.flags = grain.flags&^dirty | flying
 		g.flyingGrains = append(g.flyingGrains, grain)
 	}
-	left := copy(g.dirtyGrains, g.dirtyGrains[n:])
-	clear(g.dirtyGrains[left:])
-	g.dirtyGrains = g.dirtyGrains[:left]
-	g.takeOff(left > 0)
-	if len(f.batch.Records) == 0 {
-		return
+}
+
+// stalls reports whether a turn must wait for the flight that is under way.
+func (s *shard) stalls() bool { return s.gate.inFlight && s.gate.full() }
+
+// unstall lets the stalled calls have their turns, once the next flight has
+// room again.
+func (s *shard) unstall() {
+	if s.gate.stalled.n > 0 && !s.gate.full() {
+		s.resume(&s.gate.stalled)
 	}
-	g.inFlight = true
-	s.rt.committer.enqueue(f)
 }
 
 // newFlight returns an empty flight of the present activation.
@@ -99,32 +127,23 @@ func (s *shard) newFlight() *flight {
 	return f
 }
 
-// takeOff moves the answers that tell of flying states; those that tell of a
-// state that is still dirty stay, where the cut has left any.
-func (g *gate) takeOff(some bool) {
-	if !some {
-		g.flyingCalls = g.dirtyCalls.take()
-		return
-	}
-	all := g.dirtyCalls.take()
-	for c := all.pop(); c != nil; c = all.pop() {
-		if c.grain.is(dirty) {
-			g.dirtyCalls.push(c)
-		} else {
-			g.flyingCalls.push(c)
-		}
-	}
-}
-
-// failEncode undoes what was done to a grain whose state does not encode. It
-// is a defect of its kind.
+// failEncode undoes what was done to a grain whose state does not encode, and
+// takes the results of it out of their sessions: their numbers are free again.
+// It is a defect of its kind.
 func (s *shard) failEncode(g *grain, err error) {
 	s.rt.log.Error("state does not encode", slog.String("kind", g.kind.kind.Name()),
 		slog.Any("shard", s.id), slog.Any("err", err))
 	err = failure.Wrap(err, failure.HandlerFailed, "the new state does not encode; the change was undone")
+	lost := make(map[place]bool)
+	for c := s.gate.dirtyCalls.first; c != nil; c = c.next {
+		if c.grain == g && c.numbered {
+			lost[c.place()] = true
+			s.forgetResult(c)
+		}
+	}
 	all := s.gate.dirtyCalls.take()
 	for c := all.pop(); c != nil; c = all.pop() {
-		if c.grain != g {
+		if c.grain != g && !(c.numbered && lost[c.place()]) {
 			s.gate.dirtyCalls.push(c)
 			continue
 		}
@@ -204,7 +223,8 @@ func (s *shard) rollback(err error) {
 			grains[i] = nil
 		}
 	}
-	g.flyingGrains, g.dirtyGrains, g.inFlight = g.flyingGrains[:0], g.dirtyGrains[:0], false
+	g.flyingGrains, g.dirtyGrains, g.weight, g.inFlight = g.flyingGrains[:0], g.dirtyGrains[:0], 0, false
+	s.sessions.recount()
 	s.undoAll(&g.flyingCalls, err)
 	s.undoAll(&g.dirtyCalls, err)
 }

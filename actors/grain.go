@@ -62,10 +62,15 @@ func (g *grain) once() *onceTable {
 	return g.extra.once
 }
 
-// evictable: durable, and nothing waits for it.
-func (g *grain) evictable() bool {
-	return g.flags&(loading|dirty|flying) == 0 &&
-		(g.extra == nil || g.extra.parked.n == 0 && g.extra.released == 0 && !g.extra.loadOnce)
+// evictable: durable, and nothing waits for it; a session, moreover, was not
+// used lately.
+func (g *grain) evictable(now int64) bool {
+	if g.flags&(loading|dirty|flying) != 0 ||
+		g.extra != nil && (g.extra.parked.n > 0 || g.extra.released > 0 || g.extra.loadOnce) {
+		return false
+	}
+	ses := g.session()
+	return ses == nil || !ses.open() || now-ses.used >= sessionPinned
 }
 
 // tidy lets go of extra where it holds nothing.
@@ -80,6 +85,9 @@ func (g *grain) weight() int {
 	if t := g.once(); t != nil {
 		return 1 + len(t.entries)
 	}
+	if ses := g.session(); ses != nil {
+		return 1 + ses.weight()
+	}
 	return 1
 }
 
@@ -88,6 +96,7 @@ type kindGrains struct {
 	kind   Kind
 	grains map[string]*grain
 	undo   State // holds the state from before the turn
+	sized  bool  // its states are Sizers
 }
 
 // residents chooses what to evict by the clock algorithm, which approximates
@@ -107,9 +116,9 @@ func (r *residents) add(g *grain) {
 
 // evict drops grains until the weight is at most limit. How many it looks at
 // grows with the excess: each may have to be passed over once for its use, and
-// some because they are not durable yet.
-func (r *residents) evict(limit int) (evicted int) {
-	for range 64 + 2*max(0, r.weight-limit) {
+// some because they are not durable yet. To look at all of them twice is enough.
+func (r *residents) evict(limit int, now int64) (evicted int) {
+	for range min(64+2*max(0, r.weight-limit), 2*len(r.ring)) {
 		if r.weight <= limit || len(r.ring) == 0 {
 			return evicted
 		}
@@ -121,7 +130,7 @@ func (r *residents) evict(limit int) (evicted int) {
 		case g.is(touched):
 			g.clear(touched)
 			r.hand++
-		case !g.evictable():
+		case !g.evictable(now):
 			r.hand++
 		default:
 			r.drop(g)

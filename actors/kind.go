@@ -36,6 +36,13 @@ type State interface {
 	Decode(record []byte) error
 }
 
+// Sizer is a State whose record can be larger than a few hundred bytes.
+type Sizer interface {
+	// Size returns about how many bytes the record has. The shard bounds its
+	// commits by it, and asks with each turn.
+	Size() int
+}
+
 // Turn is what a handler may know about its surroundings. It is valid during
 // Apply only.
 type Turn struct {

@@ -128,7 +128,10 @@ func (s *shard) install(w *wanted) error {
 	g := w.grain
 	if g.is(loading) {
 		if w.state != nil {
-			if err := decode(g.state, w.state); err != nil {
+			before := g.weight()
+			err := decode(g.state, w.state)
+			s.residents.weight += g.weight() - before
+			if err != nil {
 				return undecodable(err)
 			}
 		}
@@ -186,8 +189,8 @@ func (s *shard) failLoad(g *grain, err error) {
 }
 
 // loader runs reads on a fixed number of goroutines. An activation of a shard
-// has at most two reads under way (records and timers), which bounds the queue
-// but for those of activations that have ended.
+// has at most three reads under way (records, timers, the count of sessions),
+// which bounds the queue but for those of activations that have ended.
 type loader struct {
 	mu    sync.Mutex
 	queue []func(context.Context)

@@ -50,6 +50,8 @@ func (r *Runtime) register(set *metrics.Set) error {
 	sum("handler_panics_total", func(c *shardCounts) uint64 { return c.panics.Load() })
 	sum("evicted_grains_total", func(c *shardCounts) uint64 { return c.evicted.Load() })
 	sum("restarts_total", func(c *shardCounts) uint64 { return c.restarts.Load() })
+	sum("replays_total", func(c *shardCounts) uint64 { return c.replays.Load() })
+	sum("resident_sessions", func(c *shardCounts) uint64 { return uint64(max(0, c.sessions.Load())) })
 	sum("resident_grains", func(c *shardCounts) uint64 { return uint64(max(0, c.resident.Load())) })
 	set.NewGauge(metricPrefix+"commit_records_total", func() float64 { return float64(r.committer.counts.records.Load()) })
 	set.NewGauge(metricPrefix+"commits_not_done_total", func() float64 { return float64(r.committer.counts.failed.Load()) })

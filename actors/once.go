@@ -51,7 +51,7 @@ func (s *shard) onceBefore(g *grain, c *call) bool {
 	s.pruneOnce(g)
 	t := g.once()
 	if e := t.entries[c.once]; e != nil {
-		s.answer(g, c, e.replay(c))
+		s.answer(g, 0, c, e.replay(c))
 		return true
 	}
 	if len(t.entries) < onceLimit {
@@ -102,6 +102,7 @@ func (s *shard) onceAfter(g *grain, c *call, err error) error {
 	t.changed = append(t.changed, c.once)
 	s.residents.weight++
 	s.markDirty(g)
+	s.gate.weight += recordOverhead + len(g.key) + len(c.once) + len(e.record)
 	return err
 }
 
@@ -123,6 +124,7 @@ func (s *shard) removeOldest(g *grain, t *onceTable) {
 	t.changed = append(t.changed, id)
 	s.residents.weight--
 	s.markDirty(g)
+	s.gate.weight += recordOverhead + len(g.key) + len(id)
 }
 
 // due is when the oldest answer has been kept long enough; 0 is never.

@@ -6,24 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/VictoriaMetrics/metrics"
 	pactor "github.com/asynkron/protoactor-go/actor"
-	"google.golang.org/protobuf/proto"
-
-	"github.com/quern-io/quern/failure"
-	"github.com/quern-io/quern/keyspace"
-)
-
-// Limits of what a caller may send.
-const (
-	// MaxIdempotencyKeyBytes is the longest idempotency key.
-	MaxIdempotencyKeyBytes = 128
 )
 
 // Defaults of Config.
@@ -34,8 +24,10 @@ const (
 	loaderWorkers        = 8
 	readTimeout          = 10 * time.Second
 	// relaxedPace is the time between two commits to a store that is not
-	// durable, where no reply waits for them.
-	relaxedPace = 5 * time.Millisecond
+	// durable, where no reply waits for them. A shard that is restarted, after
+	// a defect, goes back to its last commit, and so loses what it has
+	// acknowledged since: at most this much and the time of a commit.
+	relaxedPace = 50 * time.Millisecond
 )
 
 // Config is what a Runtime needs.
@@ -99,8 +91,8 @@ type Runtime struct {
 	cfg              Config
 	store            Store
 	log              *slog.Logger
-	kinds            []Kind
-	kindNames        []string // by index in kinds
+	kinds            []Kind   // the last is that of the sessions
+	kindNames        []string // by index in kinds, but for the sessions'
 	gated            bool     // replies wait for the commit
 	residentPerShard int
 
@@ -128,15 +120,16 @@ func New(cfg Config) (*Runtime, error) {
 	}
 	info := cfg.Store.Info()
 	r := &Runtime{
-		cfg: cfg, store: cfg.Store, log: cfg.Logger, kinds: cfg.Kinds,
-		gated: info.Durable,
+		cfg: cfg, store: cfg.Store, log: cfg.Logger, gated: info.Durable,
 	}
 	for _, k := range cfg.Kinds {
-		if r.kindOf(k.Name()) >= 0 || k.Name() == "" || len(k.Name()) > 64 {
-			return nil, fmt.Errorf("actors: kind name %q is empty, too long or given twice", k.Name())
+		name := k.Name()
+		if r.kindOf(name) >= 0 || name == "" || len(name) > 64 || name[0] == '$' {
+			return nil, fmt.Errorf("actors: kind name %q is empty, too long, begins with $ or is given twice", name)
 		}
-		r.kindNames = append(r.kindNames, k.Name())
+		r.kindNames = append(r.kindNames, name)
 	}
+	r.kinds = append(slices.Clone(cfg.Kinds), sessionKind{})
 	shards := int(info.Shards)
 	r.residentPerShard = max(1, cfg.ResidentLimit/max(1, shards))
 	r.committer.store = cfg.Store
@@ -214,90 +207,6 @@ func (r *Runtime) Activate(ctx context.Context, claims []Claim) error {
 		}
 	}
 	return nil
-}
-
-// Operation is one call on one grain.
-type Operation struct {
-	Kind, Key string
-	// Method is the full name of the method, for messages and for telling
-	// requests apart.
-	Method string
-	// IdempotencyKey is empty where a repeat counts again.
-	IdempotencyKey string
-	Command, Reply proto.Message
-}
-
-// Invoke runs an operation on a shard and returns when its answer is durable,
-// with the epoch under which it was given. It keeps op no longer than that. The
-// error is a *failure.Error; after one, Command and Reply may still be in use.
-func (r *Runtime) Invoke(ctx context.Context, shard uint32, op *Operation) (epoch uint64, err error) {
-	s := r.shards[shard]
-	if err := r.check(op); err != nil {
-		return s.epoch.Load(), err
-	}
-	if err := ctx.Err(); err != nil {
-		return s.epoch.Load(), refusedEarly(err)
-	}
-	index := r.kindOf(op.Kind)
-	if index < 0 {
-		return s.epoch.Load(), failure.New(failure.UnknownKind, "this node serves no kind named %q", op.Kind)
-	}
-	c := r.calls.get()
-	c.kindIndex = index
-	c.key, c.method, c.once, c.command, c.reply = op.Key, op.Method, op.IdempotencyKey, op.Command, op.Reply
-	if deadline, ok := ctx.Deadline(); ok {
-		c.deadline = deadline.UnixNano()
-	}
-	if c.once != "" {
-		if c.hash, err = hashRequest(op.Method, op.Command); err != nil {
-			return s.epoch.Load(), failure.Wrap(err, failure.InvalidField, "the request does not encode")
-		}
-	}
-	if !s.box.submit(c) {
-		c.recycle()
-		s.counts.overloaded.Add(1)
-		return s.epoch.Load(), errShardFull
-	}
-	if epoch, err = c.wait(ctx); epoch == 0 {
-		epoch = s.epoch.Load()
-	}
-	return epoch, err
-}
-
-// kindOf returns a kind's index, -1 where it is not served. There are few
-// kinds: looking at each is faster than a map.
-func (r *Runtime) kindOf(name string) int {
-	for i, n := range r.kindNames {
-		if n == name {
-			return i
-		}
-	}
-	return -1
-}
-
-// check refuses what no shard should see.
-func (r *Runtime) check(op *Operation) error {
-	switch {
-	case r.stopping.Load():
-		return errStopping
-	case op.Command == nil || op.Reply == nil:
-		return failure.New(failure.InvalidField, "the operation has no command or no reply")
-	case len(op.IdempotencyKey) > MaxIdempotencyKeyBytes:
-		return failure.New(failure.InvalidField, "the idempotency key has %d bytes, at most %d are taken", len(op.IdempotencyKey), MaxIdempotencyKeyBytes)
-	case !utf8.ValidString(op.IdempotencyKey):
-		return failure.New(failure.InvalidField, "the idempotency key is not UTF-8")
-	default:
-		return keyspace.Check(op.Key)
-	}
-}
-
-// refusedEarly is the error of an operation whose context had ended before it
-// was begun.
-func refusedEarly(err error) error {
-	if errors.Is(err, context.DeadlineExceeded) {
-		return failure.Wrap(err, failure.DeadlineExceeded, "the deadline had passed before the operation was begun")
-	}
-	return failure.Wrap(err, failure.Canceled, "the caller gave up before the operation was begun")
 }
 
 // Epoch returns the epoch under which a shard serves, and whether it does.

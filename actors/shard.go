@@ -45,6 +45,7 @@ type shard struct {
 	kinds     []*kindGrains
 	residents residents
 	turnArg   Turn
+	scratch   []byte // where replies are encoded
 
 	// waiting counts the calls in held, parked and at the gate.
 	waiting int
@@ -52,6 +53,9 @@ type shard struct {
 	gate    gate
 	load    loadQueue
 	timers  timers
+
+	sessions sessionTable
+
 	settled chan struct{} // closed when a claim was served or lost
 	drained chan struct{} // not nil while the shard is to drain
 
@@ -60,8 +64,8 @@ type shard struct {
 
 // shardCounts are read by the metrics.
 type shardCounts struct {
-	turns, overloaded, panics, evicted, restarts atomic.Uint64
-	resident                                     atomic.Int64
+	turns, overloaded, panics, evicted, restarts, replays atomic.Uint64
+	resident, sessions                                    atomic.Int64
 }
 
 // batchCalls is how many calls run before the shard looks at its commit and
@@ -87,7 +91,9 @@ func newShard(rt *Runtime, id uint32) *shard {
 func (s *shard) forget() {
 	s.kinds = make([]*kindGrains, len(s.rt.kinds))
 	for i, k := range s.rt.kinds {
-		s.kinds[i] = &kindGrains{kind: k, grains: make(map[string]*grain), undo: k.New()}
+		undo := k.New()
+		_, sized := undo.(Sizer)
+		s.kinds[i] = &kindGrains{kind: k, grains: make(map[string]*grain), undo: undo, sized: sized}
 	}
 	s.residents = residents{}
 	s.counts.resident.Store(0)
@@ -113,6 +119,9 @@ func (s *shard) run() {
 	s.clock.cached = 0
 	n := uint64(0)
 	for range batchCalls {
+		if s.gate.full() && !s.gate.inFlight {
+			break
+		}
 		c := s.box.pop()
 		if c == nil {
 			break
@@ -127,14 +136,16 @@ func (s *shard) run() {
 // endBatch starts what the turns have made necessary.
 func (s *shard) endBatch() {
 	if limit := s.rt.residentPerShard; s.residents.weight > limit {
-		s.counts.evicted.Add(uint64(s.residents.evict(limit))) //nolint:gosec // not negative
+		s.counts.evicted.Add(uint64(s.residents.evict(limit, s.now()))) //nolint:gosec // not negative
 	}
 	s.counts.resident.Store(int64(s.residents.weight))
+	s.counts.sessions.Store(int64(len(s.sessionGrains().grains)))
 	if s.phase != serving {
 		return
 	}
 	s.startLoad()
 	s.cut()
+	s.unstall()
 	if s.drained != nil && s.quiet() {
 		s.close()
 	}
@@ -143,7 +154,7 @@ func (s *shard) endBatch() {
 // handle runs one call, or puts it where it has to wait.
 func (s *shard) handle(c *call) {
 	s.current = c
-	if g := c.grain; g != nil {
+	if g := c.grain; g != nil && !s.stalls() {
 		c.grain = nil
 		g.extra.released--
 		g.tidy()
@@ -153,13 +164,17 @@ func (s *shard) handle(c *call) {
 		event := c.event
 		event()
 		c.recycle()
-	case c.abandoned():
+	case c.grain != nil:
+		s.wait(&s.gate.stalled, c) // and keeps its grain resident
+	case c.task != taskDue && c.abandoned():
 		c.complete(nil)
 	case c.deadline != 0 && c.deadline <= time.Now().UnixNano():
 		c.complete(failure.New(failure.DeadlineExceeded, "the deadline had passed before the operation's turn"))
 	case s.waiting >= s.rt.cfg.WaitLimit && !c.admitted:
 		s.counts.overloaded.Add(1)
 		c.complete(errShardFull)
+	case s.stalls():
+		s.wait(&s.gate.stalled, c)
 	default:
 		s.admit(c)
 	}
@@ -171,7 +186,11 @@ func (s *shard) admit(c *call) {
 	switch s.phase {
 	case serving:
 	case raising:
-		s.wait(&s.held, c)
+		if c.task == taskDue {
+			c.complete(nil)
+		} else {
+			s.wait(&s.held, c)
+		}
 		return
 	case closed:
 		c.complete(errStopping)
@@ -180,17 +199,38 @@ func (s *shard) admit(c *call) {
 		c.complete(errNotOwner)
 		return
 	}
-	k := s.kinds[c.kindIndex]
-	g := k.grains[c.key]
+	switch {
+	case c.task == taskOpen:
+		s.openSession(c)
+		return
+	case c.session.ID != "":
+		if settled := s.enter(c); settled {
+			return
+		}
+	}
+	s.dispatch(s.find(c.kindIndex, c.key), c)
+}
+
+// find returns a resident grain, or one whose record is about to be read.
+func (s *shard) find(kindIndex int, key string) *grain {
+	k := s.kinds[kindIndex]
+	g := k.grains[key]
 	if g != nil {
 		g.set(touched)
-	} else {
-		g = &grain{key: c.key, kind: k, state: k.kind.New(), flags: loading}
-		k.grains[c.key] = g
-		s.residents.add(g)
-		s.load.want(g, false)
+		return g
 	}
-	s.dispatch(g, c)
+	g = s.newGrain(k, key)
+	g.set(loading)
+	s.load.want(g, false)
+	return g
+}
+
+// newGrain makes a grain resident.
+func (s *shard) newGrain(k *kindGrains, key string) *grain {
+	g := &grain{key: key, kind: k, state: k.kind.New()}
+	k.grains[key] = g
+	s.residents.add(g)
+	return g
 }
 
 // dispatch runs the call's turn, unless something must be read first.
@@ -309,20 +349,35 @@ func (s *shard) endActivation(err error) {
 	s.activation++
 	s.failAll(&s.gate.flyingCalls, err)
 	s.failAll(&s.gate.dirtyCalls, err)
+	s.hold(&s.gate.stalled)
+	s.hold(&s.sessions.openers)
 	s.gate.reset()
 	s.load = loadQueue{}
 	s.timers.reset()
+	s.sessions = sessionTable{}
 	for _, k := range s.kinds {
 		for _, g := range k.grains {
 			if g.extra == nil {
 				continue
 			}
-			for c := g.extra.parked.pop(); c != nil; c = g.extra.parked.pop() {
-				s.held.push(c)
-			}
+			s.hold(&g.extra.parked)
 		}
 	}
 	s.forget()
+}
+
+// hold keeps calls that had no turn for the next activation. Turns of timers are
+// dropped: that activation finds them itself.
+func (s *shard) hold(l *callList) {
+	calls := l.take()
+	for c := calls.pop(); c != nil; c = calls.pop() {
+		if c.task == taskDue {
+			s.waiting--
+			c.complete(nil)
+			continue
+		}
+		s.held.push(c)
+	}
 }
 
 // failAll answers all calls of a list with err.

@@ -144,14 +144,18 @@ func (s *shard) swept(activation uint64, page timerPage, err error) {
 	s.timers.next.Store(next)
 	for _, t := range page.due {
 		// A kind that this version does not serve keeps its timers.
-		if index := s.rt.kindOf(t.kind); index >= 0 {
+		index := s.rt.kindOf(t.kind)
+		if t.kind == sessionKindName {
+			index = s.rt.sessionIndex()
+		}
+		if index >= 0 {
 			s.runDue(index, t)
 		}
 	}
 }
 
-// runDue runs a grain's due turn. A timer of a state that the state does not
-// know is removed.
+// runDue lets a grain have its due turn. A timer of a state that the state does
+// not know is removed.
 func (s *shard) runDue(kindIndex int, t timerKey) {
 	g := s.kinds[kindIndex].grains[t.key]
 	if t.class == tableState && g != nil && g.flags&(loading|dirty|flying) == 0 && g.timer != t.due {
@@ -160,11 +164,12 @@ func (s *shard) runDue(kindIndex int, t timerKey) {
 	}
 	c := s.rt.calls.get()
 	c.state.Store(slotAbandoned) // nobody waits: completion recycles it
+	c.task, c.admitted = taskDue, true
 	c.kindIndex, c.key, c.due = kindIndex, t.key, t.due
 	if t.class == tableOnce {
 		c.once = onceSweep
 	}
-	s.admit(c)
+	s.box.ready.push(c) // rather than run here, so that it can stall
 }
 
 // onceSweep makes a due call load the kept answers. It is no id that a caller

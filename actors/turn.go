@@ -17,32 +17,46 @@ func (s *shard) turn(g *grain, c *call) {
 		c.complete(err)
 		return
 	}
-	if c.due != 0 {
-		if t := g.once(); t != nil && c.once == onceSweep {
-			s.pruneOnce(g)
-			t.timer = c.due
-			s.markDirty(g)
-			if left := t.due(); left != 0 && left <= s.now() {
-				s.timers.cut(left)
-			}
-		}
-		c.complete(nil)
+	switch {
+	case c.task == taskDue:
+		s.dueTurn(g, c)
 		return
-	}
-	if c.once != "" {
+	case c.task == taskClose:
+		s.closeSession(g, c)
+		return
+	case c.once != "":
 		if settled := s.onceBefore(g, c); settled {
 			return
 		}
 	}
+	before := g.size()
 	changed, err := s.apply(g, c, c.command)
-	c.wrote = changed || c.once != ""
-	if changed {
-		s.markDirty(g)
-	}
-	if c.once != "" {
+	flags := grainFlags(0)
+	switch {
+	case c.client != nil:
+		changed, err = s.keepResult(g, c, changed, err)
+		flags = c.client.flags
+	case c.once != "":
 		err = s.onceAfter(g, c, err)
 	}
-	s.answer(g, c, err)
+	c.wrote = changed || c.once != "" || c.client != nil
+	if changed {
+		s.markChanged(g, before)
+	}
+	s.answer(g, flags, c, err)
+}
+
+// dueTurn ends the turn of a timer; what was due of the state is done already.
+func (s *shard) dueTurn(g *grain, c *call) {
+	if t := g.once(); t != nil && c.once == onceSweep {
+		s.pruneOnce(g)
+		t.timer = c.due
+		s.markDirty(g)
+		if left := t.due(); left != 0 && left <= s.now() {
+			s.timers.cut(left)
+		}
+	}
+	c.complete(nil)
 }
 
 // apply runs the handler. Whatever it changed is undone where it fails. A nil
@@ -90,9 +104,14 @@ func (s *shard) expire(g *grain, c *call) error {
 	if due == 0 || due > s.now() {
 		return nil
 	}
+	if g.session() != nil {
+		s.endSession(g)
+		return nil
+	}
+	before := g.size()
 	changed, err := s.apply(g, c, nil)
 	if changed {
-		s.markDirty(g)
+		s.markChanged(g, before)
 	}
 	if err != nil && !isNoAnswer(err) {
 		err = failure.Wrap(err, failure.HandlerFailed, "the grain's due turn failed: %v", err)
@@ -100,21 +119,45 @@ func (s *shard) expire(g *grain, c *call) error {
 	return err
 }
 
+// size is what a Sizer says of itself; 0 for all others.
+func (g *grain) size() int {
+	if !g.kind.sized {
+		return 0
+	}
+	if sizer, ok := g.state.(Sizer); ok {
+		return sizer.Size()
+	}
+	return 0
+}
+
+// markDirty puts a grain into the next flight.
 func (s *shard) markDirty(g *grain) {
 	if !g.is(dirty) {
 		g.set(dirty)
 		s.gate.dirtyGrains = append(s.gate.dirtyGrains, g)
+		s.gate.weight += recordOverhead + 2*len(g.key) + g.size()
 	}
 }
 
+// markChanged marks a grain dirty whose state had the given size before.
+func (s *shard) markChanged(g *grain, before int) {
+	if g.is(dirty) {
+		s.gate.weight += max(0, g.size()-before)
+		return
+	}
+	s.markDirty(g)
+}
+
 // answer lets a reply go, or holds it at the gate until the state that it made
-// or saw is durable. What the shard itself refuses passes at once.
-func (s *shard) answer(g *grain, c *call, err error) {
+// or saw is durable, and what else has the given flags. What the shard itself
+// refuses passes at once.
+func (s *shard) answer(g *grain, flags grainFlags, c *call, err error) {
+	flags |= g.flags
 	switch {
-	case !s.rt.gated || g.flags&(dirty|flying) == 0 || isNoAnswer(err):
+	case !s.rt.gated || flags&(dirty|flying) == 0 || isNoAnswer(err):
 		c.complete(err)
 		return
-	case g.is(dirty):
+	case flags&dirty != 0:
 		s.wait(&s.gate.dirtyCalls, c)
 	default:
 		s.wait(&s.gate.flyingCalls, c)

@@ -95,7 +95,7 @@ func (g *generator) prepare(ctx context.Context) error {
 	if g.cfg.workload.prefill {
 		g.ledger.filled = make([]bool, g.cfg.Keys)
 	}
-	err := g.sweep(ctx, g.cfg.Keys, "prepare", func(ctx context.Context, k int) error {
+	return g.sweep(ctx, g.cfg.Keys, "prepare", func(ctx context.Context, k int) error {
 		v, err := g.read(ctx, k, patienceBefore)
 		if err != nil {
 			return err
@@ -106,10 +106,6 @@ func (g *generator) prepare(ctx context.Context) error {
 		}
 		return nil
 	})
-	for _, w := range g.workers {
-		w.replies.last = g.ledger.before[0]
-	}
-	return err
 }
 
 // fill gives key k a value that tells it from others.
@@ -150,11 +146,7 @@ func (g *generator) verify(ctx context.Context) (t tally, unread int, err error)
 		t.compare(before, acked, unknown, after[k])
 	}
 	if g.cfg.workload.oneKey && err == nil {
-		var all []*replies
-		for _, w := range g.workers {
-			all = append(all, w.replies)
-		}
-		g.checkedAll = findRepeats(g.ledger.before[0], all, g.broken)
+		g.checkedAll = findRepeats(g.ledger.before[0], g.replies, g.broken)
 	}
 	return t, unread, err
 }

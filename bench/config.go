@@ -21,7 +21,12 @@ const (
 	// DefaultCheckTimeout bounds each of the two passes over the keys.
 	DefaultCheckTimeout = 10 * time.Minute
 
+	// MaxPipeline bounds Config.Pipeline, MaxProcesses Config.Processes.
+	MaxPipeline  = handles.MaxManyKeys
+	MaxProcesses = 64
+
 	maxConcurrency = 16_384
+	maxUnderWay    = 1_000_000 // workers times pipeline
 	maxKeys        = 10_000_000
 	maxRate        = 100_000_000
 	maxPrefix      = 480 // a key is at most 512 bytes
@@ -46,6 +51,13 @@ var ErrConfig = errors.New("bench: bad configuration")
 type Config struct {
 	// Target takes the operations. It must be set.
 	Target handles.Invoker
+	// Targets are further connections to the same target. Workers are spread
+	// over them and Target.
+	Targets []handles.Invoker
+	// Processes is how many apply the load; 1. Where there are more, each is
+	// begun by Start, and this one only prepares and checks. Run ends them.
+	Processes int
+	Start     func() (Helper, error)
 	// TargetName and Store are copied into the result.
 	TargetName, Store string
 	// Workload is one of [Workloads]; it must be set.
@@ -55,6 +67,12 @@ type Config struct {
 	// Concurrency is the number of workers; [DefaultConcurrency], at most
 	// 16,384.
 	Concurrency int
+	// Pipeline is the number of operations that a worker sends together and
+	// waits for, at most 10,000; the default is [DefaultPipeline]. More than 1
+	// needs a target that is a [handles.Batcher], but for counter-columns,
+	// where it is the number of different keys in a call. In an open loop the
+	// operations of a round are due together.
+	Pipeline int
 	// Keys is the number of keys, at most 10,000,000; the default depends on
 	// the workload. For spawn it is the most that are made: when they are
 	// used up the load ends.
@@ -74,6 +92,7 @@ type Config struct {
 	// Progress, where set, is called about once a second from one goroutine.
 	Progress func(Progress)
 
+	share    share
 	workload *workload
 	pace     func(d time.Duration, stop <-chan struct{})
 }
@@ -101,6 +120,8 @@ func (c *Config) complete() error {
 	setDefault(&c.Duration, DefaultDuration)
 	setDefault(&c.Concurrency, DefaultConcurrency)
 	setDefault(&c.Keys, w.keys)
+	setDefault(&c.Processes, 1)
+	setDefault(&c.Pipeline, max(1, w.pipeline))
 	setDefault(&c.Dist, Uniform)
 	setDefault(&c.Grace, DefaultGrace)
 	setDefault(&c.CheckTimeout, DefaultCheckTimeout)
@@ -112,7 +133,50 @@ func (c *Config) complete() error {
 	if c.pace == nil {
 		c.pace = pause
 	}
-	return c.validate()
+	if err := c.validate(); err != nil {
+		return err
+	}
+	return c.validateRounds()
+}
+
+// ownWorkers is how many of the workers are in this process.
+func (c *Config) ownWorkers() int {
+	if c.Processes > 1 {
+		return 1 // for the sum of the others
+	}
+	return c.Concurrency
+}
+
+func (c *Config) validateRounds() error {
+	switch {
+	case c.Pipeline < 1 || c.Pipeline > MaxPipeline:
+		return fmt.Errorf("%w: pipeline %d is not 1 to %d", ErrConfig, c.Pipeline, MaxPipeline)
+	case c.Concurrency*c.Pipeline > maxUnderWay:
+		return fmt.Errorf("%w: %d workers with %d operations each are more than %d", ErrConfig, c.Concurrency, c.Pipeline, maxUnderWay)
+	case c.workload.columns && c.Keys < c.Pipeline:
+		return fmt.Errorf("%w: keys %d, but %s takes %d different ones in a call (its pipeline)", ErrConfig, c.Keys, c.Workload, c.Pipeline)
+	case c.Pipeline > 1 && !c.workload.columns && !c.batches():
+		return fmt.Errorf("%w: pipeline %d, but the target takes one operation at a time", ErrConfig, c.Pipeline)
+	case c.Processes < 1 || c.Processes > MaxProcesses:
+		return fmt.Errorf("%w: processes %d is not 1 to %d", ErrConfig, c.Processes, MaxProcesses)
+	case c.Processes > c.Concurrency:
+		return fmt.Errorf("%w: %d processes for %d workers", ErrConfig, c.Processes, c.Concurrency)
+	case c.Processes > 1 && c.Start == nil:
+		return fmt.Errorf("%w: %d processes and no way to start them", ErrConfig, c.Processes)
+	case 1+len(c.Targets) > c.Concurrency:
+		return fmt.Errorf("%w: %d connections for %d workers", ErrConfig, 1+len(c.Targets), c.Concurrency)
+	}
+	return nil
+}
+
+// batches says whether every connection takes many operations at once.
+func (c *Config) batches() bool {
+	for _, t := range append([]handles.Invoker{c.Target}, c.Targets...) {
+		if _, ok := t.(handles.Batcher); !ok {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Config) validate() error {

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 
@@ -42,6 +43,9 @@ func (f *fake) Invoke(ctx context.Context, op *handles.Operation) error {
 		n = f.adds
 	}
 	f.mu.Unlock()
+	if op.Method == handles.CounterAddMany {
+		return f.addMany(ctx, op)
+	}
 	if f.before != nil {
 		if err := f.before(n, op); err != nil {
 			return err
@@ -54,6 +58,31 @@ func (f *fake) Invoke(ctx context.Context, op *handles.Operation) error {
 		return f.after(n, op)
 	}
 	return nil
+}
+
+// addMany does each add by itself, as a node does.
+func (f *fake) addMany(ctx context.Context, op *handles.Operation) error {
+	q, _ := op.Request.(*quernv1.CounterServiceAddManyRequest)
+	out := reply[*quernv1.CounterServiceAddManyResponse](op)
+	for i, key := range q.GetKeys() {
+		v, err := handles.NewCounter(f, key).Add(ctx, q.GetDeltas()[i])
+		if e := (*failure.Error)(nil); errors.As(err, &e) {
+			out.Failures = append(out.Failures, &quernv1.AddManyFailure{
+				Index: uint32(i), Reason: e.Reason.String(), Unknown: e.Outcome() == failure.Unknown,
+			})
+		} else if err != nil {
+			out.Failures = append(out.Failures, &quernv1.AddManyFailure{Index: uint32(i), Reason: "OUTCOME_UNKNOWN", Unknown: true})
+		}
+		out.Values = append(out.Values, v)
+	}
+	return nil
+}
+
+// InvokeAll runs ops in reverse, since there is no order among them.
+func (f *fake) InvokeAll(ctx context.Context, ops []*handles.Operation) {
+	for _, op := range slices.Backward(ops) {
+		op.Err = f.Invoke(ctx, op)
+	}
 }
 
 func (f *fake) apply(op *handles.Operation) error {
@@ -91,8 +120,9 @@ var errLost = errors.New("connection lost")
 
 // null answers at once: what is left is the generator's own cost.
 type null struct {
-	value int64
-	fixed bool // every add answers 1
+	value  int64
+	fixed  bool // every add answers 1
+	values [handles.MaxManyKeys]int64
 }
 
 func (n *null) Invoke(_ context.Context, op *handles.Operation) error {
@@ -104,6 +134,19 @@ func (n *null) Invoke(_ context.Context, op *handles.Operation) error {
 		m.Value = n.value
 	case *quernv1.CounterServiceGetResponse:
 		m.Value = n.value
+	case *quernv1.CounterServiceAddManyResponse:
+		q, _ := op.Request.(*quernv1.CounterServiceAddManyRequest)
+		m.Values = n.values[:len(q.GetKeys())]
+		n.value++
+		for i := range m.Values {
+			m.Values[i] = n.value
+		}
 	}
 	return nil
+}
+
+func (n *null) InvokeAll(ctx context.Context, ops []*handles.Operation) {
+	for _, op := range ops {
+		op.Err = n.Invoke(ctx, op)
+	}
 }

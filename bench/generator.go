@@ -10,6 +10,7 @@ import (
 
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/machine"
 )
 
 // After a refusal a worker of a closed loop waits as long as it was asked to,
@@ -35,55 +36,75 @@ type generator struct {
 	stopped  atomic.Bool   // the caller ended the load early
 	stop     chan struct{} // closed then
 	elapsed  time.Duration // of the load, set at its end
+
+	// What the load came to, set at its end.
+	total   totals
+	replies []*replies // of counter-hot
+	died    []string   // helpers, and what is known of their end
 	// checkedAll says whether all replies of counter-hot were looked at.
 	checkedAll bool
-}
-
-// worker sends one operation after the other. Its fields belong to its
-// goroutine while the load runs.
-type worker struct {
-	id     int
-	target handles.Invoker
-	keys   keyNames
-	ledger *ledger
-	broken *violations
-	random *rand.PCG
-	*recorder
-	replies *replies
 }
 
 func newGenerator(cfg *Config) *generator {
 	g := &generator{
 		cfg:    cfg,
-		ledger: newLedger(cfg.Concurrency, cfg.Keys, cfg.workload.fresh),
+		ledger: newLedger(cfg.ownWorkers(), cfg.Keys, cfg.workload.fresh),
 		broken: new(violations),
 		series: newSeries(cfg.Duration),
 		stop:   make(chan struct{}),
-		keys:   keyNames{prefix: cfg.Prefix},
+		keys:   keyNames{prefix: cfg.Prefix, first: cfg.share.index, step: max(1, cfg.share.of)},
 	}
 	if !cfg.workload.fresh {
 		g.keys = newKeyNames(cfg.Prefix, cfg.Keys)
 		g.picker = newPicker(cfg.Keys, cfg.Dist)
 	}
 	if cfg.Rate > 0 {
-		g.schedule = newSchedule(cfg.Rate, cfg.Duration, cfg.pace, g.stop)
-	}
-	for i := range cfg.Concurrency {
-		g.workers = append(g.workers, &worker{
-			id:       i,
-			target:   cfg.Target,
-			keys:     g.keys,
-			ledger:   g.ledger,
-			broken:   g.broken,
-			random:   rand.NewPCG(cfg.Seed, uint64(i)),
-			recorder: newRecorder(g.series),
-			replies:  &replies{limit: maxReplyBytes / cfg.Concurrency},
-		})
+		g.schedule = newSchedule(cfg.Rate/float64(cfg.Pipeline), cfg.Duration, cfg.pace, g.stop)
 	}
 	return g
 }
 
-// run applies the load and returns when the last operation has ended. The end
+// hire makes the workers.
+func (g *generator) hire() {
+	cfg, one, first := g.cfg, ones(g.cfg.Pipeline), int64(0)
+	if g.ledger.before != nil {
+		first = g.ledger.before[0]
+	}
+	targets := append([]handles.Invoker{cfg.Target}, cfg.Targets...)
+	for i := range cfg.Concurrency {
+		w := &worker{
+			id:       i,
+			target:   targets[i%len(targets)],
+			keys:     g.keys,
+			ledger:   g.ledger,
+			broken:   g.broken,
+			random:   rand.NewPCG(cfg.Seed, uint64(cfg.share.before+i)), //nolint:gosec // at most maxConcurrency
+			recorder: newRecorder(g.series),
+			replies:  &replies{limit: maxReplyBytes / max(cfg.share.all, cfg.Concurrency), last: first},
+		}
+		w.sender = handles.NewBatch(w.target)
+		if cfg.workload.columns {
+			w.columns = newColumns(cfg.Pipeline, one)
+		}
+		g.workers = append(g.workers, w)
+	}
+}
+
+// load lets this process apply the load and adds up what it came to.
+func (g *generator) load(ctx context.Context) {
+	g.hire()
+	cpu := machine.CPUTime()
+	stop := g.report(g.loadProgress(time.Now()))
+	g.run(ctx)
+	stop()
+	g.total = g.sum()
+	g.total.CPU, g.total.RSS = machine.CPUTime()-cpu, machine.ResidentBytes()
+	for _, w := range g.workers {
+		g.replies = append(g.replies, w.replies)
+	}
+}
+
+// run sends the load and returns when the last operation has ended. The end
 // of ctx ends it early.
 func (g *generator) run(ctx context.Context) {
 	ops, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.cfg.Duration+g.cfg.Grace)
@@ -115,48 +136,41 @@ func (g *generator) run(ctx context.Context) {
 
 func (g *generator) now() int64 { return int64(time.Since(g.started)) }
 
-// closed sends the next operation as soon as the last one is answered, so that
-// one reading of the clock ends one operation and starts the next.
+// closed sends the next round as soon as the last one is answered, so that one
+// reading of the clock ends one round and starts the next.
 func (g *generator) closed(ctx context.Context, w *worker) {
-	do, end := g.cfg.workload.do, int64(g.cfg.Duration)
+	send, end := g.round(), int64(g.cfg.Duration)
 	for start := g.now(); start < end && !g.stopped.Load(); {
-		k, ok := g.pick(w)
+		done, ok := send(ctx, w)
 		if !ok {
 			return
 		}
-		err := do(w, ctx, k)
 		now := g.now()
-		if err == nil {
-			w.done(now, now-start)
+		wait := w.record(now, now-start, done, w.failures)
+		if wait == 0 {
 			start = now
 			continue
 		}
-		w.failed(now, now-start, err)
-		g.cfg.pace(min(retryAfter(err), time.Duration(max(0, end-now))), g.stop)
+		g.cfg.pace(min(wait, time.Duration(max(0, end-now))), g.stop)
 		start = g.now()
 	}
 }
 
-// open sends the operations when they are due, or as soon after that as this
-// worker gets to them.
+// open sends the rounds when they are due, or as soon after that as this worker
+// gets to them.
 func (g *generator) open(ctx context.Context, w *worker) {
-	do := g.cfg.workload.do
+	send := g.round()
 	for {
 		due, ok := g.schedule.take(g.now)
 		if !ok {
 			return
 		}
-		k, ok := g.pick(w)
+		done, ok := send(ctx, w)
 		if !ok {
 			return
 		}
-		err := do(w, ctx, k)
 		now := g.now()
-		if err == nil {
-			w.done(now, now-due)
-		} else {
-			w.failed(now, now-due, err)
-		}
+		w.record(now, now-due, done, w.failures)
 	}
 }
 
@@ -180,13 +194,6 @@ func (g *generator) used() int {
 		return int(min(g.fresh.Load(), int64(g.cfg.Keys)))
 	}
 	return g.cfg.Keys
-}
-
-// refused notes a write that failed.
-func (w *worker) refused(k int, err error) {
-	if failure.OutcomeOf(err) == failure.Unknown {
-		w.ledger.uncertain(k)
-	}
 }
 
 func retryAfter(err error) time.Duration {

@@ -1,7 +1,7 @@
 package bench
 
 import (
-	"context"
+	"fmt"
 	"testing"
 	"time"
 )
@@ -11,18 +11,22 @@ import (
 func BenchmarkGenerator(b *testing.B) {
 	for _, name := range Workloads() {
 		for _, dist := range []Dist{Uniform, Zipf} {
-			w := workloads[name]
-			if dist == Zipf && (w.oneKey || w.fresh) {
-				continue
+			for _, pipeline := range []int{1, 100, 1000} {
+				w := workloads[name]
+				if dist == Zipf && (w.oneKey || w.fresh) || w.columns && pipeline == 1 {
+					continue
+				}
+				b.Run(fmt.Sprintf("%s/%s/%d", name, dist, pipeline), func(b *testing.B) { benchmarkGenerator(b, name, dist, pipeline) })
 			}
-			b.Run(name+"/"+string(dist), func(b *testing.B) { benchmarkGenerator(b, name, dist) })
 		}
 	}
 }
 
-func benchmarkGenerator(b *testing.B, name string, dist Dist) {
+func benchmarkGenerator(b *testing.B, name string, dist Dist, pipeline int) {
 	b.Helper()
-	cfg := Config{Target: &null{fixed: name == "spawn"}, Workload: name, Concurrency: 1, Dist: dist, Duration: time.Hour, Keys: 10_000}
+	cfg := Config{
+		Target: &null{fixed: name == "spawn"}, Workload: name, Concurrency: 1, Dist: dist, Duration: time.Hour, Keys: 10_000, Pipeline: pipeline,
+	}
 	switch w := workloads[name]; {
 	case w.oneKey:
 		cfg.Keys = 1
@@ -33,19 +37,16 @@ func benchmarkGenerator(b *testing.B, name string, dist Dist) {
 		b.Fatal(err)
 	}
 	g := newGenerator(&cfg)
-	if cfg.workload.prefill {
-		g.ledger.before = make([]int64, cfg.Keys)
-	}
+	g.hire()
+	g.started = time.Now()
+	w, send := g.workers[0], g.round()
+	send(b.Context(), w) // so that what is used again is there
 	b.ReportAllocs()
 	b.ResetTimer()
-	g.started = time.Now()
-	w, left := g.workers[0], b.N
-	do := cfg.workload.do
-	cfg.workload = &workload{fresh: cfg.workload.fresh, do: func(w *worker, ctx context.Context, k int) error {
-		if left--; left <= 0 {
-			g.stopped.Store(true)
-		}
-		return do(w, ctx, k)
-	}}
-	g.closed(b.Context(), w)
+	for sent, start := 0, g.now(); sent < b.N; sent += pipeline {
+		done, _ := send(b.Context(), w)
+		now := g.now()
+		w.record(now, now-start, done, w.failures)
+		start = now
+	}
 }

@@ -12,6 +12,9 @@ import (
 type keyNames struct {
 	prefix string
 	names  []string // nil where names are made when they are needed
+	// Key i is then called by the number first + i*step: the processes of a
+	// run take turns.
+	first, step int
 }
 
 // newKeyNames makes all names at once, in one piece of memory.
@@ -28,14 +31,15 @@ func newKeyNames(prefix string, n int) keyNames {
 	for i, end := range ends {
 		names[i], start = text[start:end], end
 	}
-	return keyNames{prefix: prefix, names: names}
+	return keyNames{prefix: prefix, names: names, step: 1}
 }
 
 func (k keyNames) name(i int) string {
 	if k.names != nil {
 		return k.names[i]
 	}
-	return k.prefix + strconv.Itoa(i)
+	var text [maxPrefix + 20]byte
+	return string(strconv.AppendInt(append(text[:0], k.prefix...), int64(k.first+i*k.step), 10))
 }
 
 // zipfExponent is YCSB's; below 1, which math/rand/v2's Zipf cannot do.

@@ -10,7 +10,7 @@ import (
 func TestKeyNames(t *testing.T) {
 	k := newKeyNames("p:", 101)
 	for _, i := range []int{0, 9, 10, 99, 100} {
-		if want := fmt.Sprint("p:", i); k.name(i) != want || (keyNames{prefix: "p:"}).name(i) != want {
+		if want := fmt.Sprint("p:", i); k.name(i) != want || (keyNames{prefix: "p:", step: 1}).name(i) != want {
 			t.Errorf("key %d is %q", i, k.name(i))
 		}
 	}

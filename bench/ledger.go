@@ -21,6 +21,8 @@ type ledger struct {
 	own    [][]entry     // by worker, then key; written by that worker only
 	shared []sharedEntry // by key
 	states []byte        // by key, for workloads that use a key once
+	// unbounded says that any number of adds to any key perhaps happened.
+	unbounded bool
 
 	mu      sync.Mutex
 	unknown map[int]int64 // by key; guarded by mu
@@ -68,10 +70,14 @@ func (l *ledger) open(k int, value int64) {
 // floor is a value that an add which begins now must exceed, and that a read
 // which begins now must reach.
 func (l *ledger) floor(worker, k int) int64 {
-	if l.own != nil {
+	switch {
+	case l.own != nil:
 		return l.own[worker][k].top
+	case l.shared != nil:
+		return l.shared[k].top.Load()
+	default:
+		return 0 // new
 	}
-	return l.shared[k].top.Load()
 }
 
 // acked notes an acknowledged add of 1 and its reply.
@@ -101,6 +107,19 @@ func (l *ledger) seen(worker, k int, value int64) {
 	}
 }
 
+// add notes n acknowledged adds of another process. It may be called when the
+// load is over.
+func (l *ledger) add(k int, n int64) {
+	switch {
+	case l.states != nil:
+		l.states[k] += byte(n) //nolint:gosec // 0 or 1
+	case l.own != nil:
+		l.own[0][k].adds += n
+	default:
+		l.shared[k].adds.Add(n)
+	}
+}
+
 // uncertain notes an add of unknown outcome.
 func (l *ledger) uncertain(k int) {
 	l.mu.Lock()
@@ -110,7 +129,9 @@ func (l *ledger) uncertain(k int) {
 
 // key sums up one key. It may be called when the load is over.
 func (l *ledger) key(k int) (before, acked, unknown int64) {
-	unknown = l.unknown[k]
+	if unknown = l.unknown[k]; l.unbounded {
+		unknown = math.MaxInt64
+	}
 	if l.states != nil {
 		return 0, int64(l.states[k]), unknown
 	}
@@ -133,7 +154,7 @@ func (t *tally) compare(before, acked, unknown, after int64) {
 	t.acked += acked
 	t.applied = addSaturated(t.applied, change)
 	t.lost = addSaturated(t.lost, max(0, addSaturated(acked, negate(change))))
-	t.doubled = addSaturated(t.doubled, max(0, addSaturated(change, -acked-unknown)))
+	t.doubled = addSaturated(t.doubled, max(0, addSaturated(change, negate(addSaturated(acked, unknown)))))
 }
 
 func negate(v int64) int64 {
@@ -170,4 +191,12 @@ func (v *violations) note(format string, args ...any) {
 	if v.count++; len(v.examples) < maxExamples {
 		v.examples = append(v.examples, fmt.Sprintf(format, args...))
 	}
+}
+
+// add notes what another process counted.
+func (v *violations) add(n int64, examples []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.count += n
+	v.examples = append(v.examples, examples[:min(len(examples), maxExamples-len(v.examples))]...)
 }

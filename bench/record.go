@@ -85,6 +85,17 @@ func (s *series) rate(i int) float64 {
 	return float64(s.points[i].ops) / s.interval.Seconds()
 }
 
+// ops is the number of operations that were done in all intervals so far.
+func (s *series) ops() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := int64(0)
+	for _, p := range s.points {
+		n += p.ops
+	}
+	return n
+}
+
 func (s *series) summary() []Point {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,33 +139,35 @@ func newRecorder(s *series) *recorder {
 	}
 }
 
-// done records an operation that ended at now and took latency nanoseconds.
-func (r *recorder) done(now, latency int64) {
+// record notes a round that ended at now and took latency nanoseconds. It
+// returns how long the worker should wait after what failed, 0 where nothing
+// did.
+func (r *recorder) record(now, latency, done int64, failed []failures) (wait time.Duration) {
 	if now >= r.end {
 		r.roll(now)
 	}
-	r.ops++
-	r.now.ops++
-	r.timed(latency)
+	timed := done
+	r.ops += done
+	r.now.ops += done
+	for _, f := range failed {
+		r.reasons[reasonOf(f.err)] += f.n
+		wait = max(wait, retryAfter(f.err))
+		if failure.OutcomeOf(f.err) == failure.NotDone {
+			r.errors += f.n
+			r.now.errors += f.n
+			continue
+		}
+		r.unknown += f.n
+		r.now.unknown += f.n
+		timed += f.n
+	}
+	if timed > 0 {
+		r.timed(latency, timed)
+	}
+	return wait
 }
 
-// failed records an operation that ended with err.
-func (r *recorder) failed(now, latency int64, err error) {
-	if now >= r.end {
-		r.roll(now)
-	}
-	r.reasons[reasonOf(err)]++
-	if failure.OutcomeOf(err) == failure.NotDone {
-		r.errors++
-		r.now.errors++
-		return
-	}
-	r.unknown++
-	r.now.unknown++
-	r.timed(latency)
-}
-
-func (r *recorder) timed(latency int64) {
+func (r *recorder) timed(latency, n int64) {
 	latency = min(max(latency, 0), maxLatency)
 	if latency > r.max {
 		r.max = latency
@@ -162,8 +175,8 @@ func (r *recorder) timed(latency int64) {
 	if latency > r.now.max {
 		r.now.max = latency
 	}
-	_ = r.latency.RecordValue(latency) // within the bounds of both
-	_ = r.now.latency.RecordValue(latency)
+	_ = r.latency.RecordValues(latency, n) // within the bounds of both
+	_ = r.now.latency.RecordValues(latency, n)
 }
 
 // roll hands the interval over and begins the one that now falls in.

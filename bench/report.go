@@ -111,15 +111,11 @@ func (r *Result) rows() []reportRow {
 	if r.Rate > 0 {
 		loop = fmt.Sprintf("open loop, %v due per second", r.Rate)
 	}
-	of := "generator only"
-	if r.Target == "embedded" {
-		of = "node and generator"
-	}
 	l := r.LatencyUS
 	rows := []reportRow{
 		{"Workload", r.Workload, Describe(r.Workload)},
 		{"Target", r.Target, "store " + r.Store},
-		{"Load", fmt.Sprintf("%d workers, %d keys", r.Concurrency, r.Keys), string(r.Dist) + ", " + loop},
+		{"Load", fmt.Sprintf("%s, %d keys", r.Spread(), r.Keys), string(r.Dist) + ", " + loop},
 		{"Duration", fmt.Sprintf("%.2f s", r.DurationS), r.Started.Format(time.RFC3339)},
 		{"Done", strconv.FormatInt(r.Ops, 10), fmt.Sprintf("%.0f per second", r.OpsPerSec)},
 		{"Errors", strconv.FormatInt(r.Errors, 10), "refused: nothing happened"},
@@ -130,11 +126,14 @@ func (r *Result) rows() []reportRow {
 		{"p99", us(l.P99), ""},
 		{"p99.9", us(l.P999), ""},
 		{"max", us(l.Max), ""},
-		{"CPU", fmt.Sprintf("%.2f s", r.CPUSeconds), of},
-		{"Memory", fmt.Sprintf("%.1f MiB", float64(r.RSSBytes)/(1<<20)), of},
+	}
+	for _, s := range r.Sides() {
+		rows = append(rows, reportRow{"CPU and memory of the " + s.Name, s.String(), ""})
+	}
+	rows = append(rows, []reportRow{
 		{"Violations", strconv.FormatInt(r.Violations, 10), "replies that cannot be right"},
 		{"Keys not read back", strconv.Itoa(r.Unread), ""},
-	}
+	}...)
 	for _, reason := range slices.Sorted(maps.Keys(r.ErrorsByReason)) {
 		rows = append(rows, reportRow{reason, strconv.FormatInt(r.ErrorsByReason[reason], 10), "errors or unknown by reason"})
 	}

@@ -108,7 +108,7 @@ func TestResultHasTheContractsFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name := range strings.FieldsSeq("target workload store duration_s concurrency pipeline keys ops errors unknown ops_per_sec " +
-		"latency_us acked applied lost doubled cpu_s rss_bytes") {
+		"latency_us acked applied lost doubled cpu_s rss_bytes target_cpu_s target_rss_bytes") {
 		if _, ok := got[name]; !ok {
 			t.Errorf("no %q in %s", name, text)
 		}

@@ -14,8 +14,14 @@ type Result struct {
 	// DurationS is how long the load took, in seconds.
 	DurationS   float64 `json:"duration_s"`
 	Concurrency int     `json:"concurrency"`
-	// Pipeline is the number of operations per request: always 1.
+	// Pipeline is the number of operations that a worker sends together;
+	// in counter-columns the keys of a call.
 	Pipeline int `json:"pipeline"`
+	// Connections to the target are those of all Processes together.
+	Connections int `json:"connections"`
+	Processes   int `json:"processes"`
+	// Died is the number of processes that died. What they did is not known.
+	Died int `json:"processes_died"`
 	// Keys is the number of keys that the load worked on.
 	Keys int `json:"keys"`
 	// Ops were done, Errors refused (nothing happened); of Unknown ones the
@@ -31,11 +37,15 @@ type Result struct {
 	Applied int64 `json:"applied"`
 	Lost    int64 `json:"lost"`
 	Doubled int64 `json:"doubled"`
-	// CPUSeconds is what the process that ran the bench used during the
-	// load, RSSBytes its memory at the load's end. Where the target is
+	// CPUSeconds is what the processes that ran the bench used during the
+	// load, RSSBytes their memory at the load's end. Where the target is
 	// embedded that includes the node, otherwise it is the generator alone.
 	CPUSeconds float64 `json:"cpu_s"`
 	RSSBytes   int64   `json:"rss_bytes"`
+	// TargetCPUSeconds and TargetRSSBytes are the same of the node that
+	// answered; 0 where it is embedded or does not tell.
+	TargetCPUSeconds float64 `json:"target_cpu_s"`
+	TargetRSSBytes   int64   `json:"target_rss_bytes"`
 
 	Run    string `json:"run"`
 	Prefix string `json:"prefix"`
@@ -75,43 +85,30 @@ type Latency struct {
 }
 
 // OK says whether everything that was acknowledged happened, happened once,
-// and was answered rightly.
+// and was answered rightly, as far as every process lived to tell.
 func (r *Result) OK() bool {
-	return r.Lost == 0 && r.Doubled == 0 && r.Violations == 0 && r.Unread == 0
+	return r.Lost == 0 && r.Doubled == 0 && r.Violations == 0 && r.Unread == 0 && r.Died == 0
 }
 
 // result sums up the load; the check is added to it later.
-func (g *generator) result(started time.Time, cpu time.Duration, rss int64) *Result {
-	c := g.cfg
+func (g *generator) result(started time.Time) *Result {
+	c, t := g.cfg, &g.total
 	r := &Result{
 		Target: c.TargetName, Workload: c.Workload, Store: c.Store,
-		DurationS: g.elapsed.Seconds(), Concurrency: c.Concurrency, Pipeline: 1, Keys: g.used(),
-		CPUSeconds: cpu.Seconds(), RSSBytes: rss,
+		DurationS: t.Elapsed.Seconds(), Concurrency: c.Concurrency, Pipeline: c.Pipeline, Keys: g.used(),
+		Connections: t.Connections, Processes: c.Processes, Died: len(g.died),
+		Ops: t.Ops, Errors: t.Errors, Unknown: t.Unknown, ErrorsByReason: t.Reasons, Backlog: t.Backlog,
+		CPUSeconds: t.CPU.Seconds(), RSSBytes: int64(t.RSS), //nolint:gosec // bytes of memory
 		Run: c.Run, Prefix: c.Prefix, Dist: c.Dist, Seed: c.Seed, Rate: c.Rate,
-		ErrorsByReason: make(map[string]int64),
-		Examples:       []string{},
-		Notes:          []string{},
-		Interrupted:    g.stopped.Load(),
-		Started:        started.UTC(),
-		Series:         g.series.summary(),
-		Histogram:      newHistogram(runDigits),
-	}
-	if g.schedule != nil && !g.exhausted() {
-		r.Backlog = g.schedule.backlog(g.elapsed)
-	}
-	var longest int64
-	for _, w := range g.workers {
-		r.Ops += w.ops
-		r.Errors += w.errors
-		r.Unknown += w.unknown
-		longest = max(longest, w.max)
-		r.Histogram.Merge(w.latency) // the same geometry: nothing is dropped
-		for reason, n := range w.reasons {
-			r.ErrorsByReason[reason] += n
-		}
+		Examples:    []string{},
+		Notes:       append([]string{}, g.died...),
+		Interrupted: t.Stopped,
+		Started:     started.UTC(),
+		Series:      g.series.summary(),
+		Histogram:   t.latency,
 	}
 	r.OpsPerSec = float64(r.Ops) / max(r.DurationS, 1e-9)
-	r.LatencyUS = latencies(r.Histogram, longest)
+	r.LatencyUS = latencies(r.Histogram, t.Longest)
 	return r
 }
 

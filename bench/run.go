@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/quern-io/quern/internal/machine"
 )
 
 // Run applies a load to cfg.Target and checks it. It returns an error where
@@ -21,14 +23,21 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err := g.prepare(ctx); err != nil {
 		return nil, err
 	}
-	started, cpu := time.Now(), cpuTime()
-	stop := g.report(g.loadProgress(started))
-	g.run(ctx)
-	stop()
-	cpu = cpuTime() - cpu
-	r := g.result(started, cpu, residentBytes())
-
+	before, started, cpu := cfg.targetUsage(ctx), time.Now(), machine.CPUTime()
+	if cfg.Processes == 1 {
+		g.load(ctx)
+	} else {
+		if err := g.delegate(ctx); err != nil {
+			return nil, err
+		}
+		g.total.CPU += machine.CPUTime() - cpu
+		g.total.RSS += machine.ResidentBytes()
+	}
 	ctx = context.WithoutCancel(ctx)
+	after := cfg.targetUsage(ctx)
+	r := g.result(started)
+	r.target(before, after)
+
 	t, unread, err := g.verify(ctx)
 	r.Acked, r.Applied, r.Lost, r.Doubled, r.Unread = t.acked, t.applied, t.lost, t.doubled, unread
 	r.Violations, r.Examples = g.broken.count, append(r.Examples, g.broken.examples...)

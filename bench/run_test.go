@@ -29,8 +29,16 @@ func timerOnly(d time.Duration, stop <-chan struct{}) {
 // bubbled runs cfg in a bubble against f, each operation taking took.
 func bubbled(t *testing.T, f *fake, took time.Duration, cfg Config) (r *Result) {
 	t.Helper()
+	return bubbledTo(t, f, took, cfg)
+}
+
+func bubbledTo(t *testing.T, f handles.Batcher, took time.Duration, cfg Config) (r *Result) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		cfg.Target, cfg.pace = slow{f, took}, timerOnly
+		if cfg.Processes > 1 && cfg.Start == nil {
+			cfg.Start = (&crew{target: cfg.Target}).start
+		}
 		var err error
 		if r, err = Run(t.Context(), cfg); err != nil {
 			t.Fatal(err)
@@ -39,9 +47,9 @@ func bubbled(t *testing.T, f *fake, took time.Duration, cfg Config) (r *Result) 
 	return r
 }
 
-// slow delays every operation.
+// slow delays every operation, and a batch as if it were one.
 type slow struct {
-	to   handles.Invoker
+	to   handles.Batcher
 	took time.Duration
 }
 
@@ -50,40 +58,59 @@ func (s slow) Invoke(ctx context.Context, op *handles.Operation) error {
 	return s.to.Invoke(ctx, op)
 }
 
+func (s slow) InvokeAll(ctx context.Context, ops []*handles.Operation) {
+	timerOnly(s.took, ctx.Done())
+	s.to.InvokeAll(ctx, ops)
+}
+
+// modes are the ways to send the same load.
+var modes = []struct {
+	name                string
+	pipeline, processes int
+}{{"single", 1, 1}, {"pipelined", 10, 1}, {"processes", 1, 2}, {"pipelined processes", 10, 3}}
+
 func TestEveryWorkloadIsCleanOnAHonestTarget(t *testing.T) {
 	for _, name := range Workloads() {
-		for _, rate := range []float64{0, 500} {
-			t.Run(fmt.Sprint(name, rate), func(t *testing.T) {
-				f := newFake()
-				r := bubbled(t, f, time.Millisecond, Config{
-					Workload: name, Duration: 2 * time.Second, Concurrency: 4, Rate: rate, Seed: 1,
-				})
-				if !r.OK() || r.Errors+r.Unknown != 0 || len(r.Notes) != 0 {
-					t.Errorf("not clean: %+v", r)
-				}
-				if want := int64(8000); rate == 0 && r.Ops != want {
-					t.Errorf("ops = %d, want %d", r.Ops, want)
-				}
-				if want := int64(1000); rate != 0 && r.Ops != want {
-					t.Errorf("ops = %d, want %d", r.Ops, want)
-				}
-				writes := map[string]int64{"counter-get": 0, "counter-mixed": r.Ops / 10}
-				want, part := writes[name]
-				if !part {
-					want = r.Ops
-				}
-				if math.Abs(float64(r.Acked-want)) > float64(want)/5 || r.Applied != r.Acked {
-					t.Errorf("acked %d applied %d, want %d", r.Acked, r.Applied, want)
-				}
-				if r.DurationS != 2 {
-					t.Errorf("duration_s = %v, want 2", r.DurationS)
-				}
-				for key := range f.values {
-					if !strings.HasPrefix(key, "bench:"+r.Run+":") || !f.expired[key] && f.values[key] != 0 {
-						t.Fatalf("key %s: expired %v", key, f.expired[key])
+		for _, rate := range []int64{0, 500} {
+			for _, m := range modes {
+				t.Run(fmt.Sprint(name, rate, m.name), func(t *testing.T) {
+					t.Parallel()
+					f := newFake()
+					r := bubbled(t, f, 8*time.Millisecond, Config{
+						Workload: name, Duration: 2 * time.Second, Concurrency: 4, Rate: float64(rate), Seed: 1,
+						Pipeline: m.pipeline, Processes: m.processes, Keys: workloads[name].keys / 2,
+					})
+					if !r.OK() || r.Errors+r.Unknown+r.Backlog != 0 || len(r.Notes) != 0 || r.Pipeline != m.pipeline || r.Processes != m.processes {
+						t.Errorf("not clean: %+v", r)
 					}
-				}
-			})
+					want := int64(1000 * m.pipeline)
+					if rate != 0 {
+						want = 2 * rate
+					}
+					if math.Abs(float64(r.Ops-want)) > float64(30*(m.processes-1)) { // each begins a round before it is over
+						t.Errorf("ops = %d, want %d", r.Ops, want)
+					}
+					writes := map[string]int64{"counter-get": 0, "counter-mixed": r.Ops / 10}
+					want, part := writes[name]
+					if !part {
+						want = r.Ops
+					}
+					if math.Abs(float64(r.Acked-want)) > float64(want)/5 || r.Applied != r.Acked {
+						t.Errorf("acked %d applied %d, want %d", r.Acked, r.Applied, want)
+					}
+					if r.Histogram.TotalCount() != r.Ops || len(r.Series) < 2 || r.Series[0].Ops+r.Series[1].Ops < r.Ops*9/10 {
+						t.Errorf("%d latencies of %d operations, series %+v", r.Histogram.TotalCount(), r.Ops, r.Series)
+					}
+					if math.Abs(r.DurationS-2) > 0.01 { // a round
+						t.Errorf("duration_s = %v, want 2", r.DurationS)
+					}
+					for key := range f.values {
+						if !strings.HasPrefix(key, "bench:"+r.Run+":") || !f.expired[key] && f.values[key] != 0 {
+							t.Fatalf("key %s: expired %v", key, f.expired[key])
+						}
+					}
+				})
+			}
 		}
 	}
 }
@@ -129,7 +156,7 @@ func TestCheckFindsWhatATargetDoes(t *testing.T) {
 				return nil
 			}
 		}, true, func(r *Result) bool {
-			return r.Unknown > 0 && r.Applied == r.Acked+r.Unknown && r.ErrorsByReason["OTHER"] == r.Unknown
+			return r.Unknown > 0 && r.Applied == r.Acked+r.Unknown && r.ErrorsByReason["OTHER"]+r.ErrorsByReason["OUTCOME_UNKNOWN"] == r.Unknown
 		}},
 		{"loses adds before it makes them", "counter-add", 10, func(f *fake) {
 			f.before = func(n int, op *handles.Operation) error {
@@ -210,17 +237,26 @@ func TestCheckFindsWhatATargetDoes(t *testing.T) {
 		}, false, func(r *Result) bool { return r.Lost > math.MaxInt64/2 }},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			f := newFake()
-			tt.sabotage(f)
-			r := bubbled(t, f, time.Millisecond, Config{
-				Workload: tt.workload, Keys: tt.keys, Duration: time.Second, Concurrency: 3, Seed: 1,
-			})
-			if r.OK() != tt.ok || !tt.check(r) {
-				r.Series = nil
-				t.Errorf("ok = %v, want %v: %+v", r.OK(), tt.ok, r)
+		for _, m := range modes {
+			for _, workload := range []string{tt.workload, "counter-columns"} {
+				if workload != tt.workload && (tt.workload != "counter-add" || tt.keys < 10) {
+					continue
+				}
+				t.Run(fmt.Sprint(tt.name, " ", m.name, " ", workload), func(t *testing.T) {
+					t.Parallel()
+					f := newFake()
+					tt.sabotage(f)
+					r := bubbled(t, f, time.Millisecond, Config{
+						Workload: workload, Keys: tt.keys, Duration: time.Second, Concurrency: 3, Seed: 1,
+						Pipeline: m.pipeline, Processes: m.processes,
+					})
+					if r.OK() != tt.ok || !tt.check(r) {
+						r.Series = nil
+						t.Errorf("ok = %v, want %v: %+v", r.OK(), tt.ok, r)
+					}
+				})
 			}
-		})
+		}
 	}
 }
 
@@ -401,6 +437,16 @@ func TestConfigIsRefusedByName(t *testing.T) {
 		"dist zipf, but spawn":    {Workload: "spawn", Dist: Zipf},
 		"rate NaN":                {Workload: "spawn", Rate: math.NaN()},
 		"rate -1":                 {Workload: "spawn", Rate: -1},
+		"pipeline -1":             {Workload: "spawn", Pipeline: -1},
+		"pipeline 10001":          {Workload: "spawn", Pipeline: 10_001},
+		"101 workers with 10000":  {Workload: "counter-columns", Pipeline: 10_000, Concurrency: 101},
+		"keys 999, but counter":   {Workload: "counter-columns", Keys: 999},
+		"processes -1":            {Workload: "spawn", Processes: -1},
+		"processes 65":            {Workload: "spawn", Processes: 65},
+		"3 processes for 2":       {Workload: "spawn", Processes: 3, Concurrency: 2},
+		"no way to start them":    {Workload: "spawn", Processes: 2},
+		"2 connections for 1":     {Workload: "spawn", Targets: []handles.Invoker{newFake()}, Concurrency: 1},
+		"one operation at a time": {Workload: "spawn", Targets: []handles.Invoker{single{newFake()}}, Pipeline: 2},
 		"the prefix has 481":      {Workload: "spawn", Prefix: strings.Repeat("x", 481)},
 	} {
 		cfg.Target = newFake()
@@ -410,3 +456,6 @@ func TestConfigIsRefusedByName(t *testing.T) {
 		}
 	}
 }
+
+// single takes one operation at a time.
+type single struct{ handles.Invoker }

@@ -1,26 +1,105 @@
 package bench
 
 import (
-	"os"
-	"runtime/metrics"
-	"strconv"
-	"strings"
+	"context"
+	"fmt"
+	"time"
+
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
-// residentBytes is the memory of this process that is in RAM; where the system
-// does not tell, what the Go runtime has mapped and not given back.
-func residentBytes() int64 {
-	if text, err := os.ReadFile("/proc/self/statm"); err == nil {
-		if fields := strings.Fields(string(text)); len(fields) > 1 {
-			if pages, err := strconv.ParseInt(fields[1], 10, 64); err == nil {
-				return pages * int64(os.Getpagesize())
-			}
+// Embedded is the Config.TargetName of a node in this process, whose CPU and
+// memory are the generator's too.
+const Embedded = "embedded"
+
+// statusTimeout bounds a question about the target's usage.
+const statusTimeout = 5 * time.Second
+
+// statuser is a target that tells of its nodes, as a node and a client do.
+type statuser interface {
+	Status(ctx context.Context) (*quernv1.ClusterServiceStatusResponse, error)
+}
+
+// usage is what the node that answered has used and holds.
+type usage struct {
+	node   string // empty where nothing is known
+	cpu    float64
+	memory uint64
+}
+
+// targetUsage asks the target; it knows nothing of one that does not tell.
+func (c *Config) targetUsage(ctx context.Context) usage {
+	to, ok := c.Target.(statuser)
+	if !ok || c.TargetName == Embedded {
+		return usage{}
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	s, err := to.Status(ctx)
+	if err != nil {
+		return usage{}
+	}
+	for _, n := range s.GetNodes() {
+		if n.GetCpuSeconds() > 0 {
+			return usage{node: n.GetNode(), cpu: n.GetCpuSeconds(), memory: n.GetMemoryBytes()}
 		}
 	}
-	samples := []metrics.Sample{
-		{Name: "/memory/classes/total:bytes"},
-		{Name: "/memory/classes/heap/released:bytes"},
+	return usage{}
+}
+
+// target notes what the target used between two answers. Those of different
+// nodes, or of a node that was started again, say nothing of that.
+func (r *Result) target(before, after usage) {
+	if after.node == "" || before.node != after.node || after.cpu < before.cpu {
+		return
 	}
-	metrics.Read(samples)
-	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64()) //nolint:gosec // bytes of memory
+	r.TargetCPUSeconds, r.TargetRSSBytes = after.cpu-before.cpu, int64(after.memory) //nolint:gosec // bytes of memory
+}
+
+// Side is what one side of the load used: its generator or its target.
+type Side struct {
+	Name       string
+	CPUSeconds float64
+	// PerOp is CPU in microseconds per operation that was done.
+	PerOp    float64
+	RSSBytes int64
+	// Note stands for the numbers where it is not empty.
+	Note string
+}
+
+// String describes what was used.
+func (s Side) String() string {
+	if s.Note != "" {
+		return s.Note
+	}
+	return fmt.Sprintf("%.1f s of CPU, %.2f µs per operation, %d MiB", s.CPUSeconds, s.PerOp, s.RSSBytes>>20)
+}
+
+// Sides tells what the generator and the target used.
+func (r *Result) Sides() []Side {
+	perOp := func(seconds float64) float64 { return seconds * 1e6 / float64(max(r.Ops, 1)) }
+	generator := Side{Name: "generator", CPUSeconds: r.CPUSeconds, PerOp: perOp(r.CPUSeconds), RSSBytes: r.RSSBytes}
+	target := Side{Name: "target", CPUSeconds: r.TargetCPUSeconds, PerOp: perOp(r.TargetCPUSeconds), RSSBytes: r.TargetRSSBytes}
+	switch {
+	case r.Target == Embedded:
+		target.Note = "the same process: the generator's CPU and memory are both sides'"
+	case r.TargetRSSBytes == 0:
+		target.Note = "it does not tell what it used"
+	}
+	return []Side{generator, target}
+}
+
+// Spread tells how the load was applied.
+func (r *Result) Spread() string {
+	out := fmt.Sprintf("%d workers", r.Concurrency)
+	if r.Pipeline > 1 {
+		out += fmt.Sprintf(" with %d operations each", r.Pipeline)
+	}
+	if r.Connections > 1 {
+		out += fmt.Sprintf(" on %d connections", r.Connections)
+	}
+	if r.Processes > 1 {
+		out += fmt.Sprintf(" of %d processes", r.Processes)
+	}
+	return out
 }

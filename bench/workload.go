@@ -8,36 +8,42 @@ import (
 	"github.com/quern-io/quern/handles"
 )
 
-// workload is what a worker does in one operation, and on which keys.
+// workload is what a worker does, and on which keys.
 type workload struct {
 	// help is one line for people.
 	help string
 	// keys is the default number of keys.
 	keys int
+	// pipeline is the default number of operations in a round; 0 is 1.
+	pipeline int
 	// oneKey allows one key only, and checks that no value comes twice.
 	oneKey bool
 	// fresh takes the next unused key for each operation.
 	fresh bool
 	// prefill gives every key that has none a value before the load.
 	prefill bool
-	// do runs one operation on key k.
-	do func(w *worker, ctx context.Context, k int) error
+	// columns makes a round one bulk add to different keys.
+	columns bool
+	// next chooses what a worker does to its next key; nil with columns.
+	next func(w *worker) *action
 }
 
 const (
-	defaultKeys  = 10_000
-	defaultFresh = 1_000_000
+	defaultKeys    = 10_000
+	defaultFresh   = 1_000_000
+	defaultColumns = 1_000
 	// mixedReads is the share of reads in counter-mixed, in 1/256: 230/256,
 	// which is 90 %.
 	mixedReads = 230
 )
 
 var workloads = map[string]*workload{
-	"counter-add":   {help: "adds 1 to a key", keys: defaultKeys, do: (*worker).add},
-	"counter-get":   {help: "reads a key whose value is known", keys: defaultKeys, prefill: true, do: (*worker).get},
-	"counter-mixed": {help: "90 % reads, 10 % adds", keys: defaultKeys, do: (*worker).mixed},
-	"counter-hot":   {help: "adds 1 to one key that all share", keys: 1, oneKey: true, do: (*worker).hot},
-	"spawn":         {help: "adds 1 to a key that nobody used before", keys: defaultFresh, fresh: true, do: (*worker).spawn},
+	"counter-add":     {help: "adds 1 to a key", keys: defaultKeys, next: always(add)},
+	"counter-get":     {help: "reads a key whose value is known", keys: defaultKeys, prefill: true, next: always(getKnown)},
+	"counter-mixed":   {help: "90 % reads, 10 % adds", keys: defaultKeys, next: mixed},
+	"counter-hot":     {help: "adds 1 to one key that all share", keys: 1, oneKey: true, next: always(addHot)},
+	"counter-columns": {help: "adds 1 to each of many different keys in one call", keys: defaultKeys, pipeline: defaultColumns, columns: true},
+	"spawn":           {help: "adds 1 to a key that nobody used before", keys: defaultFresh, fresh: true, next: always(addFirst)},
 }
 
 // Workloads returns the names of all workloads in alphabetical order.
@@ -51,76 +57,89 @@ func Describe(name string) string {
 	return ""
 }
 
-// add adds 1 and checks that the reply is above what was seen before.
-func (w *worker) add(ctx context.Context, k int) error {
-	floor := w.ledger.floor(w.id, k)
-	v, err := handles.NewCounter(w.target, w.keys.name(k)).Add(ctx, 1)
-	if err != nil {
-		w.refused(k, err)
-		return err
+// DefaultPipeline is a workload's number of operations in a round where
+// Config.Pipeline is 0.
+func DefaultPipeline(name string) int {
+	if w, ok := workloads[name]; ok {
+		return max(1, w.pipeline)
 	}
+	return 1
+}
+
+// action is one operation on one key: how it is sent, alone or in a batch, and
+// what its reply must be.
+type action struct {
+	write bool
+	send  func(ctx context.Context, c handles.Counter) (int64, error)
+	queue func(b *handles.Batch, key string) handles.CounterAnswer
+	// check looks at reply v. floor is what the ledger said of key k before
+	// the operation was sent.
+	check func(w *worker, k int, floor, v int64)
+}
+
+var (
+	add      = &action{write: true, send: sendAdd, queue: queueAdd, check: (*worker).checkAdd}
+	addHot   = &action{write: true, send: sendAdd, queue: queueAdd, check: (*worker).checkHot}
+	addFirst = &action{write: true, send: sendAdd, queue: queueAdd, check: (*worker).checkFirst}
+	get      = &action{send: sendGet, queue: queueGet, check: (*worker).checkGet}
+	getKnown = &action{send: sendGet, queue: queueGet, check: (*worker).checkKnown}
+)
+
+func always(a *action) func(*worker) *action { return func(*worker) *action { return a } }
+
+func mixed(w *worker) *action {
+	if w.random.Uint64()&0xff >= mixedReads {
+		return add
+	}
+	return get
+}
+
+func sendAdd(ctx context.Context, c handles.Counter) (int64, error) {
+	return c.Add(ctx, 1) //nolint:wrapcheck // the recorder names its reason
+}
+
+func sendGet(ctx context.Context, c handles.Counter) (int64, error) {
+	return c.Get(ctx) //nolint:wrapcheck // the recorder names its reason
+}
+
+func queueAdd(b *handles.Batch, key string) handles.CounterAnswer { return b.CounterAdd(key, 1) }
+func queueGet(b *handles.Batch, key string) handles.CounterAnswer { return b.CounterGet(key) }
+
+// checkAdd holds an add's reply to be above what was seen before it was sent.
+func (w *worker) checkAdd(k int, floor, v int64) {
 	if v <= floor {
 		w.broken.note("an add to %s answered %d after %d had been answered", w.keys.name(k), v, floor)
 	}
 	w.ledger.acked(w.id, k, v)
-	return nil
 }
 
-// hot is add, and keeps the reply to find values that came twice.
-func (w *worker) hot(ctx context.Context, k int) error {
-	v, err := handles.NewCounter(w.target, w.keys.name(k)).Add(ctx, 1)
-	if err != nil {
-		w.refused(k, err)
-		return err
+// checkHot is checkAdd, and keeps the reply to find values that came twice.
+func (w *worker) checkHot(k int, floor, v int64) {
+	if v > floor {
+		w.values = append(w.values, v)
 	}
-	if floor := w.ledger.floor(w.id, k); v <= floor {
-		w.broken.note("an add to %s answered %d after %d had been answered", w.keys.name(k), v, floor)
-	} else {
-		w.replies.add(v)
+	w.checkAdd(k, floor, v)
+}
+
+// checkFirst is for the only add to a new key, which must answer 1.
+func (w *worker) checkFirst(k int, _, v int64) {
+	if v != 1 {
+		w.broken.note("the first add to %s answered %d instead of 1", w.keys.name(k), v)
 	}
 	w.ledger.acked(w.id, k, v)
-	return nil
 }
 
-// get reads a key that nobody writes.
-func (w *worker) get(ctx context.Context, k int) error {
-	v, err := handles.NewCounter(w.target, w.keys.name(k)).Get(ctx)
-	if err != nil {
-		return err
-	}
-	if known := w.ledger.before[k]; v != known {
-		w.broken.note("a read of %s answered %d instead of %d", w.keys.name(k), v, known)
-	}
-	return nil
-}
-
-func (w *worker) mixed(ctx context.Context, k int) error {
-	if w.random.Uint64()&0xff >= mixedReads {
-		return w.add(ctx, k)
-	}
-	floor := w.ledger.floor(w.id, k)
-	v, err := handles.NewCounter(w.target, w.keys.name(k)).Get(ctx)
-	if err != nil {
-		return err
-	}
+// checkGet is for reads of a key that is only added to.
+func (w *worker) checkGet(k int, floor, v int64) {
 	if v < floor {
 		w.broken.note("a read of %s answered %d after %d had been answered", w.keys.name(k), v, floor)
 	}
 	w.ledger.seen(w.id, k, v)
-	return nil
 }
 
-// spawn is the first add to a key, which must answer 1.
-func (w *worker) spawn(ctx context.Context, k int) error {
-	name := w.keys.name(k)
-	v, err := handles.NewCounter(w.target, name).Add(ctx, 1)
-	if err != nil {
-		w.refused(k, err)
-		return err
+// checkKnown is for reads of a key that nobody writes.
+func (w *worker) checkKnown(k int, _, v int64) {
+	if known := w.ledger.before[k]; v != known {
+		w.broken.note("a read of %s answered %d instead of %d", w.keys.name(k), v, known)
 	}
-	if v != 1 {
-		w.broken.note("the first add to %s answered %d instead of 1", name, v)
-	}
-	w.ledger.acked(w.id, k, v)
-	return nil
 }

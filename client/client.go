@@ -18,16 +18,17 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 
 	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/frame"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
 const (
-	defaultKeepAlive       = 10 * time.Second
-	defaultMaxMessageBytes = 16 << 20
-	pingTimeout            = 3 * time.Second
-	dialTimeout            = 5 * time.Second
-	minBackoff             = 20 * time.Millisecond
-	maxBackoff             = time.Second
+	// leastKeepAlive is the shortest time that grpc-go takes.
+	leastKeepAlive = 10 * time.Second
+	pingTimeout    = 3 * time.Second
+	dialTimeout    = 5 * time.Second
+	minBackoff     = 20 * time.Millisecond
+	maxBackoff     = time.Second
 )
 
 // serviceConfig is the only service config: addresses in order, no retries.
@@ -38,29 +39,23 @@ const serviceConfig = `{"loadBalancingConfig":[{"pick_first":{}}],` +
 // can be reached. Nothing happened; the same call can succeed later.
 var ErrUnreachable = errors.New("client: no node can be reached")
 
-// Options tune a client. Zero means the default, negative means off.
-type Options struct {
-	// KeepAlive is the silence after which the node is pinged. Values below
-	// 10 s, the default, count as 10 s.
-	KeepAlive time.Duration
-	// MaxMessageBytes bounds a reply. A larger one is an OUTCOME_UNKNOWN.
-	// Default 16 MiB.
-	MaxMessageBytes int
-	// FailFast gives up when every address was tried once. Without it a dial
-	// goes on until ctx ends, which sits out the start of a node.
-	FailFast bool
-}
-
 // Client is a connection to a Quern node. Its methods may be called
 // concurrently.
 type Client struct {
+	options Options
 	conn    *grpc.ClientConn
 	cluster quernv1.ClusterServiceClient
 	addrs   string
 	dials   dialErrors
+	// engine is nil where every operation is a call of its own.
+	engine   *engine
+	cancel   context.CancelFunc
+	upkeep   sync.WaitGroup
+	closing  sync.Once
+	closeErr error
 }
 
-var _ handles.Invoker = (*Client)(nil)
+var _ handles.Batcher = (*Client)(nil)
 
 // Dial connects to target, which is one HOST:PORT or several, separated by
 // commas, of the same cluster: the first one that answers is used, the others
@@ -76,16 +71,57 @@ func DialWith(ctx context.Context, target string, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{addrs: strings.Join(addrs, ", ")}
-	if c.conn, err = grpc.NewClient("quern:///"+addrs[0], c.dialOptions(addrs, o)...); err != nil {
+	c := &Client{options: o.withDefaults(), addrs: strings.Join(addrs, ", "), cancel: func() {}}
+	if c.conn, err = grpc.NewClient("quern:///"+addrs[0], c.dialOptions(addrs)...); err != nil {
 		return nil, fmt.Errorf("client: dial %s: %w", c.addrs, err)
 	}
 	c.cluster = quernv1.NewClusterServiceClient(c.conn)
-	if err := c.connect(ctx, o.FailFast); err != nil {
+	if err := c.start(ctx); err != nil {
 		_ = c.conn.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// Over returns a client whose streams are opened by open, whatever carries
+// them. It has no Status and no Where.
+func Over(ctx context.Context, open func(context.Context) (frame.Stream, error), o Options) (*Client, error) {
+	c := &Client{options: o.withDefaults(), addrs: "its streams", cancel: func() {}}
+	if err := c.stream(ctx, open); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// start connects and brings the stream up.
+func (c *Client) start(ctx context.Context) error {
+	if err := c.connect(ctx, c.options.FailFast); err != nil || c.options.Unary {
+		return err
+	}
+	return c.stream(ctx, c.openStream)
+}
+
+// stream brings the first stream up and keeps one up from then on.
+func (c *Client) stream(ctx context.Context, open opener) error {
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	// Until there is a stream its life is bounded by ctx.
+	stop := context.AfterFunc(ctx, cancel)
+	first := open.dial(life)
+	if !stop() {
+		first.err = context.Cause(ctx)
+	}
+	if first.err != nil {
+		cancel()
+		return fmt.Errorf("%w: %s: %w", ErrUnreachable, c.addrs, first.err)
+	}
+	c.cancel = cancel
+	c.engine = newEngine(c.options)
+	c.engine.shards = first.hello.GetShards()
+	c.engine.sessions = make([]*session, c.engine.shards)
+	c.engine.origins = make([]handles.Origin, c.engine.shards)
+	c.register()
+	c.upkeep.Go(func() { c.engine.maintain(life, open, first) })
+	return nil
 }
 
 // parseTarget splits a target into its addresses.
@@ -101,18 +137,14 @@ func parseTarget(target string) ([]string, error) {
 	return addrs, nil
 }
 
-func (c *Client) dialOptions(addrs []string, o Options) []grpc.DialOption {
+func (c *Client) dialOptions(addrs []string) []grpc.DialOption {
+	o := c.options
 	nodes := manual.NewBuilderWithScheme("quern")
 	var state resolver.State
 	for _, a := range addrs {
 		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: a}}})
 	}
 	nodes.InitialState(state)
-	if o.MaxMessageBytes == 0 {
-		o.MaxMessageBytes = defaultMaxMessageBytes
-	} else if o.MaxMessageBytes < 0 {
-		o.MaxMessageBytes = 1<<31 - 1
-	}
 	options := []grpc.DialOption{
 		grpc.WithResolvers(nodes),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -129,7 +161,7 @@ func (c *Client) dialOptions(addrs []string, o Options) []grpc.DialOption {
 	}
 	if o.KeepAlive >= 0 {
 		options = append(options, grpc.WithKeepaliveParams(keepalive.ClientParameters{
-			Time: max(o.KeepAlive, defaultKeepAlive), Timeout: pingTimeout, PermitWithoutStream: true,
+			Time: max(o.KeepAlive, leastKeepAlive), Timeout: pingTimeout, PermitWithoutStream: true,
 		}))
 	}
 	return options
@@ -165,12 +197,26 @@ func (c *Client) unreachable() error {
 	return fmt.Errorf("%w: %s: %w", ErrUnreachable, c.addrs, last)
 }
 
-// Close ends the connection. Calls under way fail, perhaps done.
+// Close ends the client: operations under way fail, perhaps done; the sessions
+// are closed at the node, so that nothing of them can still take effect; the
+// connection is closed and all goroutines end. It takes up to a second where
+// the node does not answer. Later calls do nothing.
 func (c *Client) Close() error {
-	if err := c.conn.Close(); err != nil {
-		return fmt.Errorf("client: close: %w", err)
-	}
-	return nil
+	c.closing.Do(func() {
+		if c.engine != nil {
+			c.engine.close()
+		}
+		c.cancel()
+		c.upkeep.Wait()
+		c.unregister()
+		if c.conn == nil {
+			return
+		}
+		if err := c.conn.Close(); err != nil {
+			c.closeErr = fmt.Errorf("client: close: %w", err)
+		}
+	})
+	return c.closeErr
 }
 
 // Counter returns a handle of the counter with this key. It does no I/O.

@@ -36,6 +36,21 @@ type fake struct {
 
 var origin = handles.Origin{Node: "node-1", Shard: 7, Epoch: 1 << 60}
 
+func (f *fake) Name() string { return origin.Node }
+
+func (f *fake) Shards() uint32 { return 256 }
+
+func (f *fake) Submit(op *handles.Operation, _ time.Time, done handles.Completer) {
+	err := f.Invoke(context.Background(), op)
+	done.Completed(op.Origin.Epoch, err)
+}
+
+func (f *fake) OpenSession(_ uint32, done func(string, uint64, error)) {
+	done("0123456789abcdef", origin.Epoch, nil)
+}
+
+func (f *fake) CloseSession(_ uint32, _ string, done func(uint64, error)) { done(origin.Epoch, nil) }
+
 func (f *fake) Invoke(ctx context.Context, op *handles.Operation) error {
 	f.calls.Add(1)
 	if f.answer != nil {
@@ -117,7 +132,7 @@ func dial(tb testing.TB, s *server.Server) *client.Client {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), testTimeout)
 	defer cancel()
-	c, err := client.Dial(ctx, s.GRPCAddr())
+	c, err := client.DialWith(ctx, s.GRPCAddr(), client.Options{Unary: true})
 	if err != nil {
 		tb.Fatal(err)
 	}

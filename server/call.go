@@ -77,7 +77,7 @@ func (c *caller) run(ctx context.Context, origin *handles.Origin, w work) error 
 		c.metrics.ok.Inc()
 		return nil
 	}
-	e := c.failure(ctx, err)
+	e := c.failure(ctx, c.method.Procedure, err)
 	c.metrics.fail(e.Reason)
 	return c.face.fail(ctx, e)
 }
@@ -107,7 +107,7 @@ func (p *panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 // failure turns any error into the one type that clients see. What the
 // backend should not have returned is logged here; the client learns only
 // that there is something to be found in the log.
-func (c *caller) failure(ctx context.Context, err error) *failure.Error {
+func (c *core) failure(ctx context.Context, procedure string, err error) *failure.Error {
 	var (
 		e *failure.Error
 		p *panicked
@@ -120,10 +120,10 @@ func (c *caller) failure(ctx context.Context, err error) *failure.Error {
 	case errors.Is(err, context.Canceled):
 		return failure.Wrap(err, failure.Canceled, "the caller gave up before the reply was there")
 	case errors.As(err, &p):
-		c.log.ErrorContext(ctx, "panic in a call", slog.String("method", c.method.Procedure),
+		c.log.ErrorContext(ctx, "panic in a call", slog.String("method", procedure),
 			slog.Any("err", p.value), slog.String("stack", string(p.stack)))
 	default:
-		c.log.ErrorContext(ctx, "call failed for an internal reason", slog.String("method", c.method.Procedure),
+		c.log.ErrorContext(ctx, "call failed for an internal reason", slog.String("method", procedure),
 			slog.Any("err", err))
 	}
 	return failure.Wrap(err, failure.Internal, "internal error; the node's log says more")

@@ -7,8 +7,6 @@ import (
 	"fmt"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/encoding"
-	grpcproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -27,25 +25,26 @@ type received struct {
 
 // grpcCodec is gRPC's codec for protobuf, which gives reasons.
 type grpcCodec struct {
-	encoding.CodecV2
+	wire.Codec
+
 	limit int
 }
 
 func newGRPCCodec(limit int) grpcCodec {
-	return grpcCodec{CodecV2: encoding.GetCodecV2(grpcproto.Name), limit: limit}
+	return grpcCodec{Codec: wire.NewCodec(), limit: limit}
 }
 
 // Unmarshal implements encoding.CodecV2.
 func (c grpcCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	r, ok := v.(*received)
 	if !ok {
-		return c.CodecV2.Unmarshal(data, v) //nolint:wrapcheck // of a library's service
+		return c.Codec.Unmarshal(data, v) //nolint:wrapcheck // of a library's service
 	}
 	if n := data.Len(); n > c.limit {
 		r.refused = wire.Status(errTooLarge(c.limit)).Err()
 		return nil
 	}
-	if err := c.CodecV2.Unmarshal(data, r.into); err != nil {
+	if err := c.Codec.Unmarshal(data, r.into); err != nil {
 		e := failure.New(failure.InvalidField, "the message does not decode: %v", err)
 		r.refused = wire.StatusWithCode(e, codes.Internal).Err()
 	}

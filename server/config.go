@@ -18,6 +18,17 @@ import (
 // logged and answered with INTERNAL.
 type Backend interface {
 	handles.Invoker
+	handles.Submitter
+	// OpenSession opens a session at a shard. done gets its id, 16 bytes,
+	// when it is durable, or why there is none; like a Completer it must not
+	// block.
+	OpenSession(shard uint32, done func(id string, epoch uint64, err error))
+	// CloseSession forgets a session; one that is not known is no error.
+	CloseSession(shard uint32, id string, done func(epoch uint64, err error))
+	// Name is the node's, Shards the cluster's number of shards. Neither
+	// changes.
+	Name() string
+	Shards() uint32
 	// Status lists the nodes.
 	Status(ctx context.Context) (*quernv1.ClusterServiceStatusResponse, error)
 	// Where finds a key's owner; a bad key is refused with INVALID_KEY.
@@ -32,10 +43,11 @@ const (
 	defaultMaxMessageBytes  = 1 << 20
 	defaultMaxInFlight      = 16_384
 	defaultMaxStreams       = 4_096
-	defaultMaxConns         = 10_000
+	defaultMaxConns         = 65_536
 	defaultKeepAlive        = 10 * time.Second
 	defaultHandshakeTimeout = 10 * time.Second
 	defaultReadTimeout      = 30 * time.Second
+	defaultWriteTimeout     = 30 * time.Second
 	defaultIdleTimeout      = 2 * time.Minute
 )
 
@@ -62,8 +74,9 @@ type Config struct {
 	// MaxStreams bounds the calls under way on one connection. A client of
 	// gRPC or HTTP/2 holds further ones back by itself. Default 4,096.
 	MaxStreams int
-	// MaxConns bounds the connections of each listener. Further ones are
-	// closed at once. Default 10,000.
+	// MaxConns bounds the connections of each listener; where the process may
+	// not open so many files, that bounds both together. Further ones are
+	// closed at once. Default 65,536.
 	MaxConns int
 	// KeepAlive is the silence after which a client is pinged; it is cut off
 	// when it stays silent for as long again. At least a second. Default 10 s.
@@ -74,6 +87,10 @@ type Config struct {
 	// ReadTimeout bounds the time to an HTTP request's complete body.
 	// Default 30 s.
 	ReadTimeout time.Duration
+	// WriteTimeout is how long a client may leave unread what it is sent,
+	// 64 KiB of it at a time; then its connection is cut. It does not bound
+	// how long a reply or a stream lasts. Default 30 s.
+	WriteTimeout time.Duration
 	// IdleTimeout ends an HTTP connection without a request. gRPC
 	// connections may idle for ever. Default 2 min.
 	IdleTimeout time.Duration
@@ -102,6 +119,7 @@ func (c Config) withDefaults() Config {
 	c.KeepAlive = limit(c.KeepAlive, defaultKeepAlive, forever)
 	c.HandshakeTimeout = limit(c.HandshakeTimeout, defaultHandshakeTimeout, 365*24*time.Hour)
 	c.ReadTimeout = limit(c.ReadTimeout, defaultReadTimeout, 0)
+	c.WriteTimeout = limit(c.WriteTimeout, defaultWriteTimeout, 0)
 	c.IdleTimeout = limit(c.IdleTimeout, defaultIdleTimeout, 0)
 	return c
 }

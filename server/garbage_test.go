@@ -64,9 +64,9 @@ func garbage(tb testing.TB) map[string][]byte {
 			return errors.Join(headers(f), f.WriteData(1, true, []byte{1, 0, 0, 0, 1, 0}))
 		}),
 		"data on no stream": frames(func(f *http2.Framer) error { return f.WriteData(7, true, message(0, "")) }),
-		"half a request":    []byte("POST /quern.v1.CounterService/Add HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"key\":"),
+		"half a request":    []byte("POST /quern.v1.CounterService/Add HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"key\":"),
 		"half a header":     []byte("POST /quern.v1.CounterService/Add HTTP/1.1\r\nHost:"),
-		"bad chunk":         []byte("POST /quern.v1.CounterService/Add HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}"),
+		"bad chunk":         []byte("POST /quern.v1.CounterService/Add HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}"),
 		"header of 1 MB":    append([]byte("GET / HTTP/1.1\r\nX: "), bytes.Repeat([]byte("x"), 1<<20)...),
 	}
 }
@@ -80,7 +80,7 @@ func addHeaders(tb testing.TB) []byte {
 		{":method", "POST"},
 		{":scheme", "http"},
 		{":path", addPath},
-		{":authority", "x"},
+		{":authority", "localhost"},
 		{"content-type", "application/grpc"},
 		{"te", "trailers"},
 	} {
@@ -137,7 +137,7 @@ func TestSlowClients(t *testing.T) {
 		{"no request", s.HTTPAddr(), nil},
 		{"half a header", s.HTTPAddr(), all["half a header"]},
 		{"half a body", s.HTTPAddr(), all["half a request"]},
-		{"idle", s.HTTPAddr(), []byte("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")},
+		{"idle", s.HTTPAddr(), []byte("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

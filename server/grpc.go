@@ -59,6 +59,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	on := s.callers("grpc", face)
 	registerCounters(g, newCounters(on))
 	registerClusters(g, newClusters(on))
+	registerGrains(g, s.grains, s.cutConn)
 	s.health.register(g)
 	reflection.Register(g)
 	return g

@@ -33,13 +33,13 @@ const compressFrom = 1024
 // envelopeBytes is what gRPC-Web puts before a message.
 const envelopeBytes = 5
 
-// newHTTP builds the HTTP server.
-func (s *Server) newHTTP() *http.Server {
+// newHTTP builds the HTTP server of a listener bound to this address.
+func (s *Server) newHTTP(bound string) *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           s.counted(s.bounded(s.routes())),
+		Handler:           s.counted(localOnly(bound, s.cfg.HTTP, s.bounded(s.routes()))),
 		Protocols:         &protocols,
 		ReadHeaderTimeout: s.cfg.HandshakeTimeout,
 		ReadTimeout:       s.cfg.ReadTimeout,
@@ -49,7 +49,6 @@ func (s *Server) newHTTP() *http.Server {
 			MaxConcurrentStreams: s.cfg.MaxStreams,
 			SendPingTimeout:      s.cfg.KeepAlive,
 			PingTimeout:          s.cfg.KeepAlive,
-			WriteByteTimeout:     s.cfg.KeepAlive,
 		},
 		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 	}

@@ -2,22 +2,35 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 )
+
+// writeChunk is how much of a write shares one deadline: a client that reads
+// slowly, but reads, is not cut off for the size of its reply.
+const writeChunk = 64 << 10
 
 // listener bounds and counts the connections that it accepted.
 type listener struct {
 	*net.TCPListener
 	limit int64
+	// writeTimeout bounds the time for which a client takes none of what it is
+	// sent. Zero is no bound.
+	writeTimeout time.Duration
+	// all counts the connections of every listener of the server.
+	all *descriptors
+
 	open  atomic.Int64
 	conns sync.Map // *conn to nothing: those that are open
 }
 
-// listen binds an address. purpose and flag are for the error.
-func listen(ctx context.Context, addr, purpose, flag string, limit int) (*listener, error) {
+// listen binds an address for a server. purpose and flag are for the error.
+func listen(ctx context.Context, addr, purpose, flag string, cfg *Config, all *descriptors) (*listener, error) {
 	lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("server: listen for %s on %s (another address: %s): %w", purpose, addr, flag, err)
@@ -27,7 +40,9 @@ func listen(ctx context.Context, addr, purpose, flag string, limit int) (*listen
 		_ = lis.Close()
 		return nil, fmt.Errorf("server: listen for %s on %s: not a TCP listener: %T", purpose, addr, lis)
 	}
-	return &listener{TCPListener: tcp, limit: int64(limit)}, nil
+	return &listener{
+		TCPListener: tcp, limit: all.share(cfg.MaxConns), writeTimeout: cfg.WriteTimeout, all: all,
+	}, nil
 }
 
 // Accept implements net.Listener. A connection above the limit is closed at
@@ -38,14 +53,27 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err //nolint:wrapcheck // both servers look at its type
 		}
-		if l.open.Add(1) <= l.limit {
-			counted := &conn{TCPConn: c, of: l}
+		if l.enter() {
+			counted := &conn{Conn: c, tcp: c, of: l}
 			l.conns.Store(counted, nil)
 			return counted, nil
 		}
-		l.open.Add(-1)
 		_ = c.Close()
 	}
+}
+
+// enter counts a connection, unless there are too many.
+func (l *listener) enter() bool {
+	if l.open.Add(1) <= l.limit && l.all.take() {
+		return true
+	}
+	l.open.Add(-1)
+	return false
+}
+
+func (l *listener) leave() {
+	l.open.Add(-1)
+	l.all.give()
 }
 
 // closeConns closes what is still open, among it the connections that gRPC does
@@ -59,18 +87,50 @@ func (l *listener) closeConns() {
 	})
 }
 
-// conn counts its own end.
+// conn counts its own end and ends where its client does not read. It shows
+// no more of the TCP connection than it must: net/http would write past Write
+// through its ReadFrom.
 type conn struct {
-	*net.TCPConn
+	net.Conn
+	tcp  *net.TCPConn
 	of   *listener
 	once sync.Once
+
+	ready *readyReader // of ReadOnReady
+}
+
+// Write implements net.Conn. A client that takes nothing for the listener's
+// writeTimeout loses its connection: the servers above would keep its reader.
+func (c *conn) Write(p []byte) (n int, err error) {
+	for {
+		part := p[n:min(len(p), n+writeChunk)]
+		if c.of.writeTimeout > 0 {
+			if err := c.SetWriteDeadline(time.Now().Add(c.of.writeTimeout)); err != nil {
+				return n, err //nolint:wrapcheck // both servers look at its type
+			}
+		}
+		m, err := c.Conn.Write(part)
+		n += m
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			_ = c.Close()
+		}
+		if err != nil || n == len(p) {
+			return n, err //nolint:wrapcheck // as above
+		}
+	}
+}
+
+// CloseWrite tells the client that nothing follows. net/http ends connections
+// with it whose request it has not read.
+func (c *conn) CloseWrite() error {
+	return c.tcp.CloseWrite() //nolint:wrapcheck // net/http's own
 }
 
 // Close implements net.Conn.
 func (c *conn) Close() error {
 	c.once.Do(func() {
-		c.of.open.Add(-1)
+		c.of.leave()
 		c.of.conns.Delete(c)
 	})
-	return c.TCPConn.Close() //nolint:wrapcheck // both servers look at its type
+	return c.Conn.Close() //nolint:wrapcheck // both servers look at its type
 }

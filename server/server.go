@@ -25,6 +25,7 @@ var ErrStopped = errors.New("server: stopped")
 type Server struct {
 	cfg      Config
 	core     *core
+	grains   *grainService
 	health   *health
 	stopping chan struct{} // closed by the first Stop
 	stopped  chan struct{} // closed when it is done
@@ -53,6 +54,7 @@ func New(cfg Config) *Server {
 		stopped:  make(chan struct{}),
 	}
 	s.core = &core{backend: cfg.Backend, log: cfg.Logger, gate: newGate(cfg.MaxInFlight)}
+	s.grains = s.newGrains(newGRPCFace())
 	s.health = &health{ready: s.ready, stopping: s.stopping}
 	return s
 }
@@ -108,13 +110,18 @@ func (s *Server) Start(ctx context.Context) error {
 
 // listen binds what is configured; what is not stays nil.
 func (s *Server) listen(ctx context.Context) (grpcLis, httpLis *listener, err error) {
+	all := newDescriptors(descriptorLimit())
+	if share := all.share(s.cfg.MaxConns); share < int64(s.cfg.MaxConns) {
+		s.cfg.Logger.InfoContext(ctx, "connections are bounded by the limit of open files",
+			slog.Int64("connections", share), slog.Int64("open_files", descriptorLimit()))
+	}
 	if s.cfg.Listen != "" {
-		if grpcLis, err = listen(ctx, s.cfg.Listen, "gRPC", "--listen", s.cfg.MaxConns); err != nil {
+		if grpcLis, err = listen(ctx, s.cfg.Listen, "gRPC", "--listen", &s.cfg, all); err != nil {
 			return nil, nil, err
 		}
 	}
 	if s.cfg.HTTP != "" {
-		if httpLis, err = listen(ctx, s.cfg.HTTP, "HTTP", "--http", s.cfg.MaxConns); err != nil {
+		if httpLis, err = listen(ctx, s.cfg.HTTP, "HTTP", "--http", &s.cfg, all); err != nil {
 			if grpcLis != nil {
 				_ = grpcLis.Close()
 			}
@@ -139,7 +146,7 @@ func (s *Server) serveGRPC(ctx context.Context, lis *listener) {
 
 // serveHTTP needs mu.
 func (s *Server) serveHTTP(ctx context.Context, lis *listener) {
-	s.life.http, s.life.webAddr = s.newHTTP(), lis.Addr().String()
+	s.life.http, s.life.webAddr = s.newHTTP(lis.Addr().String()), lis.Addr().String()
 	s.countConns("http", lis)
 	h := s.life.http
 	s.serving.Go(func() {

@@ -20,17 +20,21 @@ import (
 )
 
 type benchCommands struct {
-	Run benchRunCommand `cmd:"" help:"Apply a load, then compare every key with what was acknowledged."`
+	Run    benchRunCommand    `cmd:"" help:"Apply a load, then compare every key with what was acknowledged."`
+	Helper benchHelperCommand `cmd:"" hidden:""`
 }
 
-const embeddedTarget = "embedded"
+const embeddedTarget = bench.Embedded
 
 type benchRunCommand struct {
 	Target      string        `default:"127.0.0.1:7411" env:"QUERN_ADDR" placeholder:"ADDR|embedded" help:"Node to measure, or embedded for one in this process."`
 	Store       string        `placeholder:"STORE" help:"Store of an embedded target, memory or embedded (default memory; embedded uses a temporary folder)."`
-	Workload    string        `default:"counter-add" placeholder:"NAME" help:"counter-add, counter-get, counter-mixed, counter-hot or spawn."`
+	Workload    string        `default:"counter-add" placeholder:"NAME" help:"counter-add, counter-get, counter-mixed, counter-hot, counter-columns or spawn."`
 	Duration    time.Duration `default:"10s" help:"How long the load lasts."`
-	Concurrency int           `default:"64" placeholder:"N" help:"Operations under way at most."`
+	Concurrency int           `default:"64" placeholder:"N" help:"Workers: each sends, waits and sends again."`
+	Pipeline    *int          `placeholder:"N" help:"Operations that a worker sends together (default 1; counter-columns 1000 keys in a call)."`
+	Connections int           `default:"1" placeholder:"N" help:"Connections of each process to the target."`
+	Processes   int           `default:"1" placeholder:"N" help:"Processes that apply the load."`
 	Keys        *int          `placeholder:"N" help:"Number of keys (default 10000; counter-hot 1; spawn at most 1000000 new ones)."`
 	Dist        string        `default:"uniform" enum:"uniform,zipf" help:"How keys are chosen: uniform or zipf (exponent 0.99)."`
 	Rate        *float64      `placeholder:"OPS" help:"Open loop: operations due per second, latency counted from then (default: closed loop)."`
@@ -49,15 +53,22 @@ func (k *benchRunCommand) Run(ctx context.Context, a *app) error {
 	ctx, release := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer release()
 	context.AfterFunc(ctx, release)
-	target, store, stop, err := k.open(ctx, a)
+	targets, store, stop, err := k.open(ctx, a)
 	if err != nil {
 		return err
 	}
 	bar := newProgress(a.stderr)
 	cfg := bench.Config{
-		Target: target, TargetName: k.Target, Store: store,
+		Target: targets[0], Targets: targets[1:], TargetName: k.Target, Store: store,
 		Workload: k.Workload, Duration: k.Duration, Concurrency: k.Concurrency,
 		Dist: bench.Dist(k.Dist), Prefix: k.Prefix, Progress: bar.show,
+	}
+	if k.Processes > 1 {
+		cfg.Processes = k.Processes
+		cfg.Start = func() (bench.Helper, error) { return a.helper(k.helperArgs()) }
+	}
+	if k.Pipeline != nil {
+		cfg.Pipeline = *k.Pipeline
 	}
 	if k.Keys != nil {
 		cfg.Keys = *k.Keys
@@ -85,6 +96,8 @@ func (k *benchRunCommand) check() error {
 		return usagef("--duration %v: must be more than 0", k.Duration)
 	case k.Concurrency <= 0:
 		return usagef("--concurrency %d: must be more than 0", k.Concurrency)
+	case k.Pipeline != nil && (*k.Pipeline <= 0 || *k.Pipeline > bench.MaxPipeline):
+		return usagef("--pipeline %d: must be 1 to %d", *k.Pipeline, bench.MaxPipeline)
 	case k.Keys != nil && *k.Keys <= 0:
 		return usagef("--keys %d: must be more than 0", *k.Keys)
 	case k.Rate != nil && !(*k.Rate > 0):
@@ -92,28 +105,74 @@ func (k *benchRunCommand) check() error {
 	case k.Timeout <= 0:
 		return usagef("--timeout %v: must be more than 0", k.Timeout)
 	}
+	return k.checkSpread()
+}
+
+// maxConnections bounds --connections.
+const maxConnections = 1024
+
+// checkSpread looks at how the workers are spread.
+func (k *benchRunCommand) checkSpread() error {
+	switch {
+	case k.Connections < 1 || k.Connections > maxConnections:
+		return usagef("--connections %d: must be 1 to %d", k.Connections, maxConnections)
+	case k.Processes < 1 || k.Processes > bench.MaxProcesses:
+		return usagef("--processes %d: must be 1 to %d", k.Processes, bench.MaxProcesses)
+	case k.Connections > 1 && k.Target == embeddedTarget:
+		return usagef("--connections %d: an embedded target has none", k.Connections)
+	case k.Processes > 1 && k.Target == embeddedTarget:
+		return usagef("--processes %d: an embedded target has one", k.Processes)
+	case k.Processes*k.Connections > k.Concurrency:
+		return usagef("--concurrency %d: too few workers for %d processes with %d connections each", k.Concurrency, k.Processes, k.Connections)
+	}
 	return nil
 }
 
-// open connects to the target, or opens one here. stop ends it.
-func (k *benchRunCommand) open(ctx context.Context, a *app) (to handles.Invoker, store string, stop func() error, err error) {
+// open connects to the target, or opens one here. stop ends it. Where others
+// apply the load one connection is enough.
+func (k *benchRunCommand) open(ctx context.Context, a *app) (to []handles.Invoker, store string, stop func() error, err error) {
 	if k.Target == embeddedTarget {
 		return k.openEmbedded(ctx, a)
 	}
+	n := k.Connections
+	if k.Processes > 1 {
+		n = 1
+	}
 	ctx, cancel := context.WithTimeout(ctx, k.Timeout)
 	defer cancel()
-	c, err := a.connect(ctx, "--target", k.Target)
+	to, stop, err = a.connections(ctx, k.Target, n)
 	if err != nil {
 		return nil, "", nil, err
 	}
+	c, _ := to[0].(connection) //nolint:errcheck // all are
 	s, err := c.Status(ctx)
 	if err != nil {
-		return nil, "", nil, errors.Join(err, c.Close())
+		return nil, "", nil, errors.Join(err, stop())
 	}
-	return c, s.GetStore(), c.Close, nil
+	return to, s.GetStore(), stop, nil
 }
 
-func (k *benchRunCommand) openEmbedded(ctx context.Context, a *app) (to handles.Invoker, store string, stop func() error, err error) {
+// connections connects n times. stop ends all.
+func (a *app) connections(ctx context.Context, target string, n int) (to []handles.Invoker, stop func() error, err error) {
+	var all []connection
+	stop = func() error {
+		var errs []error
+		for _, c := range all {
+			errs = append(errs, c.Close())
+		}
+		return errors.Join(errs...)
+	}
+	for range n {
+		c, err := a.connect(ctx, "--target", target)
+		if err != nil {
+			return nil, nil, errors.Join(err, stop())
+		}
+		all, to = append(all, c), append(to, c)
+	}
+	return to, stop, nil
+}
+
+func (k *benchRunCommand) openEmbedded(ctx context.Context, a *app) (to []handles.Invoker, store string, stop func() error, err error) {
 	cfg := quern.Config{Store: quern.StoreMemory}
 	clean := func() error { return nil }
 	if k.Store == quern.StoreEmbedded {
@@ -128,7 +187,7 @@ func (k *benchRunCommand) openEmbedded(ctx context.Context, a *app) (to handles.
 	if err != nil {
 		return nil, "", nil, errors.Join(err, clean())
 	}
-	return n, cfg.Store, func() error {
+	return []handles.Invoker{n}, cfg.Store, func() error {
 		return errors.Join(n.Close(context.WithoutCancel(ctx)), clean())
 	}, nil
 }
@@ -165,6 +224,15 @@ func (k *benchRunCommand) command() []string {
 	if k.Store != "" {
 		out = append(out, "--store", k.Store)
 	}
+	if k.Pipeline != nil {
+		out = append(out, "--pipeline", fmt.Sprint(*k.Pipeline))
+	}
+	if k.Connections != 1 {
+		out = append(out, "--connections", fmt.Sprint(k.Connections))
+	}
+	if k.Processes != 1 {
+		out = append(out, "--processes", fmt.Sprint(k.Processes))
+	}
 	if k.Keys != nil {
 		out = append(out, "--keys", fmt.Sprint(*k.Keys))
 	}
@@ -187,10 +255,12 @@ func (k *benchRunCommand) summary(w io.Writer, r *bench.Result) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "workload\t%s: %s\n", r.Workload, bench.Describe(r.Workload))
 	fmt.Fprintf(t, "target\t%s, store %s\n", r.Target, r.Store)
-	fmt.Fprintf(t, "load\t%d workers, %d keys, %s, %s, %.1f s\n", r.Concurrency, r.Keys, r.Dist, loop, r.DurationS)
+	fmt.Fprintf(t, "load\t%s, %d keys, %s, %s, %.1f s\n", r.Spread(), r.Keys, r.Dist, loop, r.DurationS)
 	fmt.Fprintf(t, "done\t%d operations, %.0f per second\n", r.Ops, r.OpsPerSec)
 	fmt.Fprintf(t, "latency\tp50 %v  p90 %v  p99 %v  p99.9 %v  max %v\n", micros(l.P50), micros(l.P90), micros(l.P99), micros(l.P999), micros(l.Max))
-	fmt.Fprintf(t, "process\t%.1f s of CPU, %d MiB (%s)\n", r.CPUSeconds, r.RSSBytes>>20, measured(r))
+	for _, side := range r.Sides() {
+		fmt.Fprintf(t, "%s\t%s\n", side.Name, side)
+	}
 	fmt.Fprintf(t, "not done\t%d errors, %d unknown\n", r.Errors, r.Unknown)
 	for _, reason := range slices.Sorted(maps.Keys(r.ErrorsByReason)) {
 		fmt.Fprintf(t, "\t%s %d\n", reason, r.ErrorsByReason[reason])
@@ -227,11 +297,4 @@ func micros(us float64) time.Duration {
 	default:
 		return d.Round(10 * time.Nanosecond)
 	}
-}
-
-func measured(r *bench.Result) string {
-	if r.Target == embeddedTarget {
-		return "node and generator"
-	}
-	return "generator only"
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/quern-io/quern"
+	"github.com/quern-io/quern/bench"
 	"github.com/quern-io/quern/client"
 	"github.com/quern-io/quern/handles"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
@@ -26,9 +27,11 @@ type commands struct {
 
 // app is what commands use of the world outside; tests put fakes in.
 type app struct {
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	dial           func(ctx context.Context, addr string) (connection, error)
 	open           func(ctx context.Context, cfg quern.Config) (node, error)
+	helper         func(args []string) (bench.Helper, error)
 }
 
 // connection is a network client.
@@ -52,6 +55,7 @@ type node interface {
 // to stdout and everything else to stderr.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	a := &app{
+		stdin:  os.Stdin,
 		stdout: stdout,
 		stderr: stderr,
 		dial: func(ctx context.Context, addr string) (connection, error) {
@@ -69,6 +73,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return n, nil
 		},
 	}
+	a.helper = func(args []string) (bench.Helper, error) { return startHelper(args, stderr) }
 	return a.run(ctx, args)
 }
 

@@ -23,7 +23,7 @@ const root = "../.."
 // keyspace and internal, which import nothing above them.
 var layers = map[string][]string{
 	"failure":  {},
-	"internal": {},
+	"internal": {"messages"},
 	"keyspace": {},
 	"messages": {},
 	"handles":  {"messages"},

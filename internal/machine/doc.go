@@ -1,2 +1,2 @@
-// Package machine tells what the machine has.
+// Package machine tells what the machine has, and what this process uses of it.
 package machine

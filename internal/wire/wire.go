@@ -78,7 +78,7 @@ func StatusWithCode(e *failure.Error, code codes.Code) *status.Status {
 // carries none: it was then not written by Quern.
 //
 // A reason that this build does not know, of a newer peer, is replaced by the
-// one that promises the same: see fallback.
+// one that promises the same: see Fallback.
 func FromStatus(st *status.Status) (*failure.Error, bool) {
 	info, retry := parseDetails(st.Proto().GetDetails())
 	if info == nil {
@@ -87,7 +87,7 @@ func FromStatus(st *status.Status) (*failure.Error, bool) {
 	reason, known := failure.ParseReason(info.GetReason())
 	if !known {
 		unknown := info.GetMetadata()[metadataOutcome] != failure.NotDone.String()
-		reason = fallback(st.Code(), unknown)
+		reason = Fallback(uint32(st.Code()), unknown)
 		return failure.New(reason, "%s: %s", info.GetReason(), st.Message()).After(retry), true
 	}
 	return &failure.Error{Reason: reason, Message: st.Message(), RetryAfter: retry}, true
@@ -115,12 +115,12 @@ func parseDetails(details []*anypb.Any) (*errdetails.ErrorInfo, time.Duration) {
 	return info, retry
 }
 
-// fallback picks a known reason with the same code and outcome.
-func fallback(code codes.Code, outcomeUnknown bool) failure.Reason {
+// Fallback picks a known reason with the same code and outcome.
+func Fallback(code uint32, outcomeUnknown bool) failure.Reason {
 	if outcomeUnknown {
 		return failure.OutcomeUnknown
 	}
-	switch code {
+	switch codes.Code(code) {
 	case codes.InvalidArgument:
 		return failure.InvalidField
 	case codes.OutOfRange:

@@ -152,7 +152,12 @@ type ClusterNode struct {
 	// One of joining, ready, cordoned, draining, unreachable.
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	// The number of shards that it owns.
-	Shards        uint32 `protobuf:"varint,4,opt,name=shards,proto3" json:"shards,omitempty"`
+	Shards uint32 `protobuf:"varint,4,opt,name=shards,proto3" json:"shards,omitempty"`
+	// What the node's process has used of the CPU since it began, in seconds.
+	// The node that answers knows its own; 0 is not known.
+	CpuSeconds float64 `protobuf:"fixed64,5,opt,name=cpu_seconds,json=cpuSeconds,proto3" json:"cpu_seconds,omitempty"`
+	// The memory of the node's process that is in RAM. As above.
+	MemoryBytes   uint64 `protobuf:"varint,6,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -211,6 +216,20 @@ func (x *ClusterNode) GetState() string {
 func (x *ClusterNode) GetShards() uint32 {
 	if x != nil {
 		return x.Shards
+	}
+	return 0
+}
+
+func (x *ClusterNode) GetCpuSeconds() float64 {
+	if x != nil {
+		return x.CpuSeconds
+	}
+	return 0
+}
+
+func (x *ClusterNode) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
 	}
 	return 0
 }
@@ -347,12 +366,15 @@ const file_quern_v1_cluster_proto_rawDesc = "" +
 	"\adurable\x18\x03 \x01(\bR\adurable\x12+\n" +
 	"\x05nodes\x18\x04 \x03(\v2\x15.quern.v1.ClusterNodeR\x05nodes\x12!\n" +
 	"\fshards_total\x18\x05 \x01(\rR\vshardsTotal\x12!\n" +
-	"\fshards_owned\x18\x06 \x01(\rR\vshardsOwned\"c\n" +
+	"\fshards_owned\x18\x06 \x01(\rR\vshardsOwned\"\xa7\x01\n" +
 	"\vClusterNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x14\n" +
 	"\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n" +
-	"\x06shards\x18\x04 \x01(\rR\x06shards\".\n" +
+	"\x06shards\x18\x04 \x01(\rR\x06shards\x12\x1f\n" +
+	"\vcpu_seconds\x18\x05 \x01(\x01R\n" +
+	"cpuSeconds\x12!\n" +
+	"\fmemory_bytes\x18\x06 \x01(\x04R\vmemoryBytes\".\n" +
 	"\x1aClusterServiceWhereRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\"\x83\x01\n" +
 	"\x1bClusterServiceWhereResponse\x12\x10\n" +

@@ -234,6 +234,163 @@ func (x *Refusal) GetMessage() string {
 	return ""
 }
 
+// SessionRecord is one client's session at a shard. It is written in the same
+// commit as the states that its results tell of.
+type SessionRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every number up to it is settled at the client.
+	Done uint64 `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	// Unix milliseconds by the shard's clock; never 0.
+	ExpiresAtMs int64 `protobuf:"varint,2,opt,name=expires_at_ms,json=expiresAtMs,proto3" json:"expires_at_ms,omitempty"`
+	// The kept results of numbers above done, lowest first.
+	Results       []*SessionResult `protobuf:"bytes,3,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRecord) Reset() {
+	*x = SessionRecord{}
+	mi := &file_quern_store_v1_records_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRecord) ProtoMessage() {}
+
+func (x *SessionRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_store_v1_records_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
+func (*SessionRecord) Descriptor() ([]byte, []int) {
+	return file_quern_store_v1_records_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SessionRecord) GetDone() uint64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *SessionRecord) GetExpiresAtMs() int64 {
+	if x != nil {
+		return x.ExpiresAtMs
+	}
+	return 0
+}
+
+func (x *SessionRecord) GetResults() []*SessionResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// SessionResult is the first answer to one operation of a session.
+type SessionResult struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Types that are valid to be assigned to Answer:
+	//
+	//	*SessionResult_Reply
+	//	*SessionResult_Refusal
+	Answer        isSessionResult_Answer `protobuf_oneof:"answer"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionResult) Reset() {
+	*x = SessionResult{}
+	mi := &file_quern_store_v1_records_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionResult) ProtoMessage() {}
+
+func (x *SessionResult) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_store_v1_records_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionResult.ProtoReflect.Descriptor instead.
+func (*SessionResult) Descriptor() ([]byte, []int) {
+	return file_quern_store_v1_records_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SessionResult) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *SessionResult) GetAnswer() isSessionResult_Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *SessionResult) GetReply() []byte {
+	if x != nil {
+		if x, ok := x.Answer.(*SessionResult_Reply); ok {
+			return x.Reply
+		}
+	}
+	return nil
+}
+
+func (x *SessionResult) GetRefusal() *Refusal {
+	if x != nil {
+		if x, ok := x.Answer.(*SessionResult_Refusal); ok {
+			return x.Refusal
+		}
+	}
+	return nil
+}
+
+type isSessionResult_Answer interface {
+	isSessionResult_Answer()
+}
+
+type SessionResult_Reply struct {
+	// The encoded reply.
+	Reply []byte `protobuf:"bytes,2,opt,name=reply,proto3,oneof"`
+}
+
+type SessionResult_Refusal struct {
+	Refusal *Refusal `protobuf:"bytes,3,opt,name=refusal,proto3,oneof"`
+}
+
+func (*SessionResult_Reply) isSessionResult_Answer() {}
+
+func (*SessionResult_Refusal) isSessionResult_Answer() {}
+
 var File_quern_store_v1_records_proto protoreflect.FileDescriptor
 
 const file_quern_store_v1_records_proto_rawDesc = "" +
@@ -251,7 +408,16 @@ const file_quern_store_v1_records_proto_rawDesc = "" +
 	"\x06answer\";\n" +
 	"\aRefusal\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessageB;Z9github.com/quern-io/quern/messages/quern/store/v1;storev1b\x06proto3"
+	"\amessage\x18\x02 \x01(\tR\amessage\"\x80\x01\n" +
+	"\rSessionRecord\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\x04R\x04done\x12\"\n" +
+	"\rexpires_at_ms\x18\x02 \x01(\x03R\vexpiresAtMs\x127\n" +
+	"\aresults\x18\x03 \x03(\v2\x1d.quern.store.v1.SessionResultR\aresults\"~\n" +
+	"\rSessionResult\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n" +
+	"\x05reply\x18\x02 \x01(\fH\x00R\x05reply\x123\n" +
+	"\arefusal\x18\x03 \x01(\v2\x17.quern.store.v1.RefusalH\x00R\arefusalB\b\n" +
+	"\x06answerB;Z9github.com/quern-io/quern/messages/quern/store/v1;storev1b\x06proto3"
 
 var (
 	file_quern_store_v1_records_proto_rawDescOnce sync.Once
@@ -265,19 +431,23 @@ func file_quern_store_v1_records_proto_rawDescGZIP() []byte {
 	return file_quern_store_v1_records_proto_rawDescData
 }
 
-var file_quern_store_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_quern_store_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_quern_store_v1_records_proto_goTypes = []any{
-	(*CounterState)(nil), // 0: quern.store.v1.CounterState
-	(*OnceRecord)(nil),   // 1: quern.store.v1.OnceRecord
-	(*Refusal)(nil),      // 2: quern.store.v1.Refusal
+	(*CounterState)(nil),  // 0: quern.store.v1.CounterState
+	(*OnceRecord)(nil),    // 1: quern.store.v1.OnceRecord
+	(*Refusal)(nil),       // 2: quern.store.v1.Refusal
+	(*SessionRecord)(nil), // 3: quern.store.v1.SessionRecord
+	(*SessionResult)(nil), // 4: quern.store.v1.SessionResult
 }
 var file_quern_store_v1_records_proto_depIdxs = []int32{
 	2, // 0: quern.store.v1.OnceRecord.refusal:type_name -> quern.store.v1.Refusal
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	4, // 1: quern.store.v1.SessionRecord.results:type_name -> quern.store.v1.SessionResult
+	2, // 2: quern.store.v1.SessionResult.refusal:type_name -> quern.store.v1.Refusal
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_quern_store_v1_records_proto_init() }
@@ -289,13 +459,17 @@ func file_quern_store_v1_records_proto_init() {
 		(*OnceRecord_Reply)(nil),
 		(*OnceRecord_Refusal)(nil),
 	}
+	file_quern_store_v1_records_proto_msgTypes[4].OneofWrappers = []any{
+		(*SessionResult_Reply)(nil),
+		(*SessionResult_Refusal)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quern_store_v1_records_proto_rawDesc), len(file_quern_store_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

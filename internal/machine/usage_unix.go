@@ -1,14 +1,14 @@
 //go:build unix
 
-package bench
+package machine
 
 import (
 	"syscall"
 	"time"
 )
 
-// cpuTime is what this process has used, its own time and the kernel's.
-func cpuTime() time.Duration {
+// CPUTime is what this process has used, its own time and the kernel's.
+func CPUTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return 0

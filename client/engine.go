@@ -1,0 +1,460 @@
+package client
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/keyspace"
+)
+
+// engine runs operations over one stream at a time. Callers add operations to
+// the stream's next frame; the stream's writer sends whatever has gathered, so
+// that callers share frames the more of them there are; its reader hands out
+// the answers.
+type engine struct {
+	options Options
+	shards  uint32 // set before the first operation
+	batches batchPool
+
+	mu sync.Mutex // guards what follows
+	// link is the stream in use, nil while there is none.
+	link     *link
+	queue    callList
+	sessions []*session       // by shard; nil where none was wanted yet
+	origins  []handles.Origin // by shard
+	closed   bool
+	down     error // why there is no stream, once that is known
+	stats    Stats
+	// timers are for what will be tried again: a call, or, where it is nil, a
+	// session.
+	timers map[*time.Timer]*call
+	// closing is how many sessions are being closed; settled is closed when
+	// none is left.
+	closing int
+	settled chan struct{}
+}
+
+// Stats are what a client has done so far.
+type Stats struct {
+	// Operations were answered or given up, of which Failed with an error.
+	Operations, Failed uint64
+	// Retries are attempts after an operation's first.
+	Retries uint64
+	// Frames were sent: under load many operations share one.
+	Frames uint64
+	// Connects counts the streams that came up.
+	Connects uint64
+}
+
+func newEngine(o Options) *engine {
+	return &engine{options: o, timers: make(map[*time.Timer]*call), settled: make(chan struct{})}
+}
+
+// Bounds of the pause before another attempt.
+const (
+	firstPause = 5 * time.Millisecond
+	lastPause  = time.Second
+)
+
+// run carries out operations and returns when each is answered, in its Err, or
+// ctx has ended.
+func (e *engine) run(ctx context.Context, ops []*handles.Operation) {
+	b := e.batches.get(len(ops))
+	if d, ok := ctx.Deadline(); ok {
+		b.deadline, b.patience = d, d
+	} else {
+		b.patience = time.Now().Add(e.options.Patience)
+	}
+	e.mu.Lock()
+	for i, op := range ops {
+		c := &b.calls[i]
+		c.op, c.batch = op, b
+		e.begin(c)
+	}
+	e.kick()
+	e.mu.Unlock()
+	select {
+	case <-b.wake:
+	case <-ctx.Done():
+		e.leave(ctx, b)
+	}
+	for i, op := range ops {
+		op.Err = b.calls[i].err
+	}
+	e.batches.put(b)
+}
+
+// kick wakes the stream's writer where there is something to send.
+func (e *engine) kick() {
+	if e.link != nil && e.link.out.len() > 0 {
+		e.link.wakeWriter()
+	}
+}
+
+// leave gives up what is not answered yet.
+func (e *engine) leave(ctx context.Context, b *batch) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := range b.calls {
+		c := &b.calls[i]
+		if c.state == callAnswered {
+			continue
+		}
+		if c.state == callQueued || c.state == callNumber {
+			e.unlist(c, c.state)
+		}
+		e.desert(c, contextEnded(ctx.Err()))
+	}
+	<-b.wake // it is there: all are answered
+}
+
+// desert answers a call before the node does. What flies still gets its answer,
+// and only then is its number settled; it and what a timer points to keep their
+// batch from being used again.
+func (e *engine) desert(c *call, err error) {
+	before := c.state
+	if before == callFlying || before == callDelayed {
+		c.batch.reused = false
+	}
+	e.answer(c, err)
+	if before == callFlying {
+		c.state = callLeft
+	}
+}
+
+func (e *engine) unlist(c *call, from callState) {
+	list := &e.queue
+	if from == callNumber {
+		list = &c.session.waiting
+	}
+	list.remove(func(other *call) bool { return other == c })
+}
+
+// begin takes a call on its way: to the stream, or to where it has to wait. It
+// needs mu, as all that follows.
+func (e *engine) begin(c *call) {
+	if e.closed {
+		e.answer(c, errClosed)
+		return
+	}
+	if e.link == nil && e.options.FailFast && e.down != nil {
+		e.answer(c, unreached(c, e.down))
+		return
+	}
+	op := c.op
+	c.shard = keyspace.Shard(shardKey(op), e.shards)
+	if op.Method.Write && op.IdempotencyKey == "" && !e.number(c) {
+		return
+	}
+	e.send(c)
+}
+
+// shardKey is the key that decides the shard of an operation; those on many
+// keys were split by shard before.
+func shardKey(op *handles.Operation) string {
+	if op.Method.Many {
+		if keys := op.Request.(interface{ GetKeys() []string }).GetKeys(); len(keys) > 0 { //nolint:errcheck,forcetypeassert // every such request has it
+			return keys[0]
+		}
+	}
+	return op.Key
+}
+
+// number gives a call its number in the session at its shard. It returns false
+// where the call has to wait for that.
+func (e *engine) number(c *call) bool {
+	s := e.sessions[c.shard]
+	if s == nil {
+		s = &session{shard: c.shard}
+		e.sessions[c.shard] = s
+	}
+	c.session = s
+	if c.number != 0 && c.sentAs == s.id {
+		return true
+	}
+	if s.state == sessionOpen && s.waiting.first == nil {
+		if n, ok := s.next(); ok {
+			c.number, c.sentAs = n, s.id
+			return true
+		}
+	}
+	c.state = callNumber
+	s.waiting.push(c)
+	e.open(s)
+	return false
+}
+
+// open asks for a session where there is none.
+func (e *engine) open(s *session) {
+	if s.state == sessionNone && e.link != nil {
+		s.state = sessionOpening
+		e.link.open(s.shard)
+	}
+}
+
+// send puts a call into the stream's next frame, or into the queue.
+func (e *engine) send(c *call) {
+	l := e.link
+	if l == nil || l.full() || e.queue.first != nil {
+		c.state = callQueued
+		e.queue.push(c)
+		return
+	}
+	e.put(l, c)
+}
+
+func (e *engine) put(l *link, c *call) {
+	if err := l.put(c); err != nil {
+		e.answer(c, c.verdict(err))
+		return
+	}
+	c.state = callFlying
+	if c.attempts++; c.attempts > 1 {
+		e.stats.Retries++
+	}
+}
+
+// pump sends what has been waiting for room.
+func (e *engine) pump() {
+	for e.link != nil && !e.link.full() && e.queue.first != nil {
+		e.put(e.link, e.queue.pop())
+	}
+}
+
+// serve lets the calls that wait for a session have numbers.
+func (e *engine) serve(s *session) {
+	for s.state == sessionOpen && s.waiting.first != nil {
+		n, ok := s.next()
+		if !ok {
+			return
+		}
+		c := s.waiting.pop()
+		c.number, c.sentAs = n, s.id
+		e.send(c)
+	}
+}
+
+// answered takes the answer to a call that was on the stream.
+func (e *engine) answered(c *call, l *link, err *failure.Error) {
+	c.id = 0
+	if c.state == callLeft {
+		e.settle(c)
+		return
+	}
+	if err == nil {
+		c.op.Origin = e.origins[c.shard]
+		if broken := l.fill(c.op.Reply); broken != nil {
+			err = failure.Wrap(broken, failure.OutcomeUnknown, "the reply does not decode: %v", broken)
+		}
+	}
+	if err == nil {
+		e.answer(c, nil)
+		return
+	}
+	e.failed(c, err)
+}
+
+// failed decides what follows an attempt that was answered with an error.
+func (e *engine) failed(c *call, err *failure.Error) {
+	c.op.Origin = e.origins[c.shard]
+	switch {
+	case err.Reason == failure.SessionExpired && c.session != nil:
+		e.expired(c, err)
+		return
+	case err.Outcome() == failure.Unknown && err.Reason != failure.Internal && c.repeatable():
+		c.perhaps = true
+	case !err.Retryable():
+		e.answer(c, c.verdict(err))
+		return
+	}
+	pause := max(err.RetryAfter, jittered(c.attempts))
+	if time.Now().Add(pause).After(c.batch.patience) {
+		e.answer(c, c.verdict(err))
+		return
+	}
+	e.retry(c, pause, err)
+}
+
+// repeatable: another attempt cannot have a second effect.
+func (c *call) repeatable() bool {
+	return c.number != 0 || c.op.IdempotencyKey != "" || !c.op.Method.Write
+}
+
+// verdict is what the caller is told. A refusal that the shard keeps is the
+// first answer to the number; of any other one an earlier attempt, which may
+// still arrive, knows nothing.
+func (c *call) verdict(err *failure.Error) *failure.Error {
+	if !c.perhaps || !c.op.Method.Write || err.Outcome() == failure.Unknown || kept(err.Reason) {
+		return err
+	}
+	return failure.New(failure.OutcomeUnknown, "the operation perhaps happened; the last attempt failed: %s", err.Message)
+}
+
+// kept tells the refusals of a kind, which are remembered, from those of the
+// machinery.
+func kept(r failure.Reason) bool {
+	switch r {
+	case failure.Limit, failure.Overflow, failure.ConditionFailed, failure.InvalidField, failure.InvalidKey, failure.IDReused:
+		return true
+	default:
+		return false
+	}
+}
+
+// expired handles a session that the shard does not know. Nothing was applied
+// by this attempt: what was never sent before is sent under a new session.
+func (e *engine) expired(c *call, err *failure.Error) {
+	if s := c.session; s.id == c.sentAs && s.state == sessionOpen {
+		s.forget()
+	}
+	c.number, c.sentAs = 0, ""
+	if c.perhaps || time.Now().After(c.batch.patience) {
+		e.answer(c, c.verdict(err))
+		return
+	}
+	e.begin(c)
+}
+
+// retry tries a call again after a pause.
+func (e *engine) retry(c *call, pause time.Duration, err error) {
+	c.state, c.batch.reused = callDelayed, false
+	if hook := e.options.Hooks.Retried; hook != nil {
+		hook(c.op.Method.Procedure, err)
+	}
+	e.after(pause, c, func() {
+		if c.state == callDelayed {
+			e.begin(c)
+		}
+	})
+}
+
+// after runs f, under mu, after a pause, unless the engine is closed. c is the
+// call that waits for it, if it is one.
+func (e *engine) after(pause time.Duration, c *call, f func()) {
+	var t *time.Timer
+	t = time.AfterFunc(pause, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.timers, t)
+		if !e.closed {
+			f()
+			e.kick()
+		}
+	})
+	e.timers[t] = c
+}
+
+// jittered is a pause that grows with the attempts, give or take a half.
+func jittered(attempts int) time.Duration {
+	pause := min(firstPause<<min(attempts-1, 16), lastPause)
+	return pause/2 + rand.N(pause) //nolint:gosec // no secret
+}
+
+// answer ends a call.
+func (e *engine) answer(c *call, err error) {
+	c.state, c.err = callAnswered, err
+	e.stats.Operations++
+	if err != nil {
+		e.stats.Failed++
+	}
+	if c.id == 0 {
+		e.settle(c)
+	}
+	if b := c.batch; b.left > 0 {
+		if b.left--; b.left == 0 {
+			b.wake <- struct{}{}
+		}
+	}
+}
+
+// settle says that nobody waits for the answer to a call's number.
+func (e *engine) settle(c *call) {
+	s := c.session
+	if s == nil || c.number == 0 || c.sentAs != s.id {
+		return
+	}
+	n := c.number
+	c.number = 0
+	if s.settle(n) {
+		e.serve(s)
+	}
+}
+
+// broke takes the calls of a stream that ended. Those whose caller waits are
+// sent again.
+func (e *engine) broke(l *link, err error) {
+	e.link = nil
+	e.down = err
+	for _, c := range l.calls {
+		if c == nil {
+			continue
+		}
+		c.id = 0
+		if c.state == callLeft {
+			e.settle(c)
+			continue
+		}
+		c.perhaps = true
+		e.begin(c)
+	}
+	for _, s := range e.sessions {
+		if s != nil && s.state == sessionOpening {
+			s.state = sessionNone
+		}
+	}
+}
+
+// connected takes a stream that came up.
+func (e *engine) connected(l *link) {
+	e.link, e.down = l, nil
+	e.stats.Connects++
+	for _, s := range e.sessions {
+		if s != nil && s.waiting.first != nil {
+			e.open(s)
+		}
+	}
+	e.pump()
+	e.kick()
+}
+
+// giveUp answers what has waited for a stream for as long as it may.
+func (e *engine) giveUp(now time.Time, why error) {
+	e.drop(func(c *call) error {
+		if now.Before(c.batch.patience) {
+			return nil
+		}
+		return unreached(c, why)
+	})
+}
+
+// giveUpAll answers everything that waits.
+func (e *engine) giveUpAll(why *failure.Error) {
+	e.drop(func(c *call) error { return c.verdict(why) })
+}
+
+// drop answers the waiting calls for which there is an error.
+func (e *engine) drop(why func(*call) error) {
+	late := func(c *call) bool {
+		err := why(c)
+		if err != nil {
+			e.answer(c, err)
+		}
+		return err != nil
+	}
+	e.queue.remove(late)
+	for _, s := range e.sessions {
+		if s != nil {
+			s.waiting.remove(late)
+		}
+	}
+}
+
+// unreached is the error of a call for which there was no node.
+func unreached(c *call, err error) *failure.Error {
+	e := failure.Wrap(&unreachable{err: err}, failure.Unreachable, "no node can be reached: %v", err)
+	return c.verdict(e)
+}

@@ -1,0 +1,105 @@
+package client
+
+import (
+	"time"
+
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/internal/frame"
+)
+
+// errClosed is the error of what is asked of a closed client.
+var errClosed = failure.New(failure.Canceled, "the client is closed")
+
+// session takes a node's word on a session that was to be opened or closed.
+func (e *engine) session(shard uint32, id string, closed bool, err *failure.Error) {
+	if closed {
+		if e.closing > 0 {
+			if e.closing--; e.closing == 0 {
+				close(e.settled)
+			}
+		}
+		return
+	}
+	s := e.sessions[shard]
+	if s == nil || s.state != sessionOpening {
+		return // asked for on an earlier stream; it expires unused
+	}
+	switch {
+	case err == nil:
+		s.forget()
+		s.state, s.id, s.failures = sessionOpen, id, 0
+		e.serve(s)
+	case err.Retryable():
+		s.state = sessionNone
+		s.failures++
+		e.after(max(err.RetryAfter, jittered(s.failures)), nil, func() {
+			if s.waiting.first != nil {
+				e.open(s)
+			}
+		})
+	default:
+		s.state = sessionNone
+		s.waiting.remove(func(c *call) bool {
+			e.answer(c, c.verdict(err))
+			return true
+		})
+	}
+}
+
+// closeWait bounds how long Close waits for a node to close the sessions.
+const closeWait = time.Second
+
+// close ends all operations, and the sessions where a node can be told.
+func (e *engine) close() {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return
+	}
+	e.closed = true
+	e.endCalls()
+	told := e.link != nil && e.closeSessions()
+	e.mu.Unlock()
+	if !told {
+		return
+	}
+	timer := time.NewTimer(closeWait)
+	defer timer.Stop()
+	select {
+	case <-e.settled:
+	case <-e.link.done:
+	case <-timer.C:
+	}
+}
+
+// endCalls answers every call. It needs mu.
+func (e *engine) endCalls() {
+	for t, c := range e.timers {
+		t.Stop()
+		if c != nil && c.state == callDelayed {
+			e.desert(c, c.verdict(errClosed))
+		}
+	}
+	e.giveUpAll(errClosed)
+	if e.link == nil {
+		return
+	}
+	for _, c := range e.link.calls {
+		if c != nil && c.state == callFlying {
+			c.perhaps = true
+			e.desert(c, c.verdict(errClosed))
+		}
+	}
+}
+
+// closeSessions reports whether there was any. It needs mu.
+func (e *engine) closeSessions() bool {
+	for _, s := range e.sessions {
+		if s != nil && s.state == sessionOpen {
+			e.closing++
+			e.link.out.head = frame.AppendSession(e.link.out.head, s.shard, s.id, true)
+		}
+	}
+	e.kick()
+	return e.closing > 0
+}

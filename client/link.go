@@ -1,0 +1,353 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/fastproto"
+	"github.com/quern-io/quern/internal/frame"
+	"github.com/quern-io/quern/internal/wire"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+)
+
+// How a stream that is silent is found out.
+const (
+	busySilence = time.Second     // while operations are under way
+	pongTimeout = 2 * time.Second // more, and the stream is given up
+	watchEvery  = 500 * time.Millisecond
+)
+
+// link is one stream, from its hello to its end. What is not of its goroutines
+// belongs to the engine's lock.
+type link struct {
+	engine *engine
+	frames frame.Stream
+	hello  *quernv1.StreamHello
+	heard  atomic.Int64 // when a frame came last, in Unix nanoseconds
+	wake   chan struct{}
+
+	refs  map[*handles.Method]uint32
+	calls []*call // by id - 1
+	free  []uint64
+	out   outgoing
+	ready [][]byte // frames that are full
+	pings uint64
+	// done is closed when the link is over.
+	done chan struct{}
+
+	// Of the reader: what answered needs of the reply under way.
+	reply []byte
+}
+
+// outgoing are the parts of the next frame.
+type outgoing struct {
+	head, operations, last []byte
+}
+
+func (o *outgoing) len() int { return len(o.head) + len(o.operations) + len(o.last) }
+
+// keptBuffer is the largest buffer that an idle link keeps.
+const keptBuffer = 256 << 10
+
+func (o *outgoing) take() []byte {
+	b := wire.GetBuffer(o.len())
+	for _, part := range []*[]byte{&o.head, &o.operations, &o.last} {
+		b = append(b, *part...)
+		if *part = (*part)[:0]; cap(*part) > keptBuffer {
+			*part = nil
+		}
+	}
+	return b
+}
+
+// errHello is a stream that does not begin as it should.
+var errHello = errors.New("client: the node did not say hello")
+
+// greet reads the node's hello.
+func greet(f frame.Stream) (*quernv1.StreamHello, error) {
+	b, err := f.Recv()
+	if err != nil {
+		return nil, err //nolint:wrapcheck // of the transport
+	}
+	var r quernv1.GrainServiceStreamResponse
+	if err := proto.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("%w: %w", errHello, err)
+	}
+	if h := r.GetHello(); h.GetShards() > 0 && h.GetWindow() > 0 && h.GetMaxFrameBytes() > 0 {
+		return h, nil
+	}
+	return nil, errHello
+}
+
+func newLink(e *engine, f frame.Stream, hello *quernv1.StreamHello) *link {
+	l := &link{
+		engine: e, frames: f, hello: hello, wake: make(chan struct{}, 1), done: make(chan struct{}),
+		refs: make(map[*handles.Method]uint32),
+	}
+	l.heard.Store(time.Now().UnixNano())
+	return l
+}
+
+// run works until the stream breaks or ctx ends, and says why.
+func (l *link) run(ctx context.Context) error {
+	var all sync.WaitGroup
+	ended := make(chan error, 3)
+	for _, work := range []func(context.Context) error{l.read, l.write, l.watch} {
+		all.Go(func() { ended <- work(ctx) })
+	}
+	var err error
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	close(l.done)
+	l.frames.Close()
+	all.Wait()
+	return err
+}
+
+func (l *link) wakeWriter() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// full reports whether the node takes no more operations at present.
+func (l *link) full() bool { return len(l.calls)-len(l.free) >= int(l.hello.GetWindow()) }
+
+// put adds a call to the next frame, or says why it cannot be sent.
+func (l *link) put(c *call) *failure.Error {
+	o := frame.Operation{ID: l.take(c), Method: l.ref(c.op.Method)}
+	if c.session != nil {
+		place := c.session.place(c.number)
+		o.Number, o.Settled = place.Number, place.Settled
+		l.name(c.session)
+	}
+	if d := c.batch.deadline; !d.IsZero() {
+		o.TimeoutMS = uint32(min(max(time.Until(d).Milliseconds(), 1), 1<<31)) //nolint:gosec // in range
+	}
+	before := len(l.out.operations)
+	var err error
+	if l.out.operations, err = frame.AppendOperation(l.out.operations, &o, c.op.Request); err != nil {
+		l.release(c)
+		return failure.Wrap(err, failure.InvalidField, "the request does not encode: %v", err)
+	}
+	return l.bound(c, before)
+}
+
+// bound starts a new frame where the present one has become too large.
+func (l *link) bound(c *call, before int) *failure.Error {
+	limit := int(l.hello.GetMaxFrameBytes())
+	if l.out.len() <= limit {
+		return nil
+	}
+	last := append([]byte(nil), l.out.operations[before:]...)
+	l.out.operations = l.out.operations[:before]
+	if len(last) > limit {
+		l.release(c)
+		return failure.New(failure.Limit, "the operation takes %d bytes, the node takes %d", len(last), limit)
+	}
+	l.ready = append(l.ready, l.out.take())
+	l.out.operations = append(l.out.operations, last...)
+	return nil
+}
+
+// take gives a call its id.
+func (l *link) take(c *call) uint64 {
+	if n := len(l.free); n > 0 {
+		c.id = l.free[n-1]
+		l.free = l.free[:n-1]
+		l.calls[c.id-1] = c
+		return c.id
+	}
+	l.calls = append(l.calls, c)
+	c.id = uint64(len(l.calls))
+	return c.id
+}
+
+func (l *link) release(c *call) {
+	l.calls[c.id-1] = nil
+	l.free = append(l.free, c.id)
+	c.id = 0
+}
+
+// ref is the number of a method on this stream.
+func (l *link) ref(m *handles.Method) uint32 {
+	n, ok := l.refs[m]
+	if !ok {
+		n = uint32(len(l.refs)) + 1 //nolint:gosec // there are few methods
+		l.refs[m] = n
+		l.out.head = frame.AppendMethod(l.out.head, n, m.Procedure)
+	}
+	return n
+}
+
+// name tells the stream of a session.
+func (l *link) name(s *session) {
+	if s.named != l {
+		s.named = l
+		l.out.head = frame.AppendSession(l.out.head, s.shard, s.id, false)
+	}
+}
+
+// open asks for a session.
+func (l *link) open(shard uint32) { l.out.head = frame.AppendOpen(l.out.head, shard) }
+
+// write sends what has gathered.
+func (l *link) write(ctx context.Context) error {
+	for {
+		select {
+		case <-l.wake:
+		case <-l.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err() //nolint:wrapcheck // the engine's own
+		}
+		// Callers that are ready to run may have more.
+		runtime.Gosched()
+		for b := l.next(); b != nil; b = l.next() {
+			if err := l.frames.Send(b); err != nil {
+				return err //nolint:wrapcheck // of the transport
+			}
+		}
+	}
+}
+
+// next returns a frame to be sent, nil where there is none.
+func (l *link) next() []byte {
+	e := l.engine
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(l.ready) == 0 && l.out.len() == 0 {
+		return nil
+	}
+	e.stats.Frames++
+	if len(l.ready) > 0 {
+		b := l.ready[0]
+		l.ready = l.ready[1:]
+		return b
+	}
+	return l.out.take()
+}
+
+// watch gives up a stream that is silent although it should say something.
+func (l *link) watch(ctx context.Context) error {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-l.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err() //nolint:wrapcheck // the engine's own
+		}
+		if err := l.look(time.Now()); err != nil {
+			return err
+		}
+	}
+}
+
+var errSilent = errors.New("client: the node is silent")
+
+func (l *link) look(now time.Time) error {
+	e := l.engine
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	limit := e.options.KeepAlive
+	if len(l.calls) > len(l.free) {
+		limit = busySilence
+	}
+	silent := now.Sub(time.Unix(0, l.heard.Load()))
+	if limit < 0 || silent < limit {
+		return nil
+	}
+	if silent > limit+pongTimeout && l.pings > 0 {
+		return fmt.Errorf("%w for %v", errSilent, silent.Round(time.Millisecond))
+	}
+	l.pings++
+	l.out.last = frame.AppendPing(l.out.last[:0], l.pings)
+	l.wakeWriter()
+	return nil
+}
+
+// read hands out the node's answers.
+func (l *link) read(context.Context) error {
+	for {
+		b, err := l.frames.Recv()
+		if err != nil {
+			return err //nolint:wrapcheck // of the transport
+		}
+		l.heard.Store(time.Now().UnixNano())
+		if err := l.handle(b); err != nil {
+			return fmt.Errorf("client: a frame of the node: %w", err)
+		}
+	}
+}
+
+// handle takes one frame of the node.
+func (l *link) handle(b []byte) error {
+	e := l.engine
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	err := frame.ReadResponse(b, l)
+	e.pump()
+	e.kick()
+	return err //nolint:wrapcheck // explained by its caller
+}
+
+// Hello implements frame.Responses; the first one was read before.
+func (*link) Hello(*quernv1.StreamHello) error { return nil }
+
+// Origin implements frame.Responses.
+func (l *link) Origin(shard uint32, epoch uint64, node []byte) error {
+	if shard >= l.engine.shards {
+		return fmt.Errorf("there is no shard %d", shard)
+	}
+	o := &l.engine.origins[shard]
+	o.Shard, o.Epoch = shard, epoch
+	if o.Node != string(node) {
+		o.Node = string(node)
+	}
+	return nil
+}
+
+// Session implements frame.Responses.
+func (l *link) Session(shard uint32, id []byte, closed bool, err *failure.Error) error {
+	if shard >= l.engine.shards {
+		return fmt.Errorf("there is no shard %d", shard)
+	}
+	l.engine.session(shard, string(id), closed, err)
+	return nil
+}
+
+// Reply implements frame.Responses.
+func (l *link) Reply(id uint64, reply []byte, err *failure.Error) error {
+	if id == 0 || id > uint64(len(l.calls)) || l.calls[id-1] == nil {
+		return fmt.Errorf("an answer to an operation that is not under way: %d", id)
+	}
+	c := l.calls[id-1]
+	l.release(c)
+	l.reply = reply
+	l.engine.answered(c, l, err)
+	return nil
+}
+
+// fill decodes the reply under way.
+func (l *link) fill(m proto.Message) error {
+	return fastproto.Unmarshal(l.reply, m, nil) //nolint:wrapcheck // explained by its caller
+}
+
+// Pong implements frame.Responses: that a frame came is all that matters.
+func (*link) Pong(uint64) error { return nil }

@@ -1,0 +1,66 @@
+package client
+
+import (
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+)
+
+const (
+	defaultKeepAlive       = 10 * time.Second
+	defaultMaxMessageBytes = 16 << 20
+	defaultPatience        = 10 * time.Second
+)
+
+// Options tune a client. Zero means the default, negative means off.
+type Options struct {
+	// KeepAlive is the silence after which an idle connection is tried. While
+	// operations are under way it is a second. Default 10 s.
+	KeepAlive time.Duration
+	// MaxMessageBytes bounds a reply. A larger one is an OUTCOME_UNKNOWN.
+	// Default 16 MiB.
+	MaxMessageBytes int
+	// FailFast gives up when every address was tried once: in Dial, and then
+	// in every operation while no node can be reached. Without it both sit
+	// out the start of a node, as long as they may take.
+	FailFast bool
+	// Patience is how long an operation whose context has no deadline waits
+	// for a node and is tried again. It does not bound an attempt that a node
+	// is working on. Default 10 s.
+	Patience time.Duration
+	// Unary sends each operation as a call of its own, outside of any
+	// session: what one command of a shell wants. Nothing is tried again that
+	// perhaps happened.
+	Unary bool
+	// Metrics gets the client's metrics; nil registers none.
+	Metrics *metrics.Set
+	// Hooks are told what happens.
+	Hooks Hooks
+}
+
+// Hooks are functions that are called on a client's events, where they are
+// set. They must return at once and not call the client.
+type Hooks struct {
+	// Connected is called with the name of the node that a stream leads to.
+	Connected func(node string)
+	// Disconnected is called when a stream breaks.
+	Disconnected func(err error)
+	// Retried is called when an attempt at an operation failed and another
+	// one follows.
+	Retried func(method string, err error)
+}
+
+func (o Options) withDefaults() Options {
+	if o.MaxMessageBytes == 0 {
+		o.MaxMessageBytes = defaultMaxMessageBytes
+	} else if o.MaxMessageBytes < 0 {
+		o.MaxMessageBytes = 1<<31 - 1
+	}
+	if o.KeepAlive == 0 {
+		o.KeepAlive = defaultKeepAlive
+	}
+	if o.Patience == 0 {
+		o.Patience = defaultPatience
+	}
+	return o
+}

@@ -1,0 +1,108 @@
+package fastproto_test
+
+import (
+	"bytes"
+	"math"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/quern-io/quern/internal/fastproto"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+)
+
+func pointer(v int64) *int64 { return &v }
+
+var messages = []proto.Message{
+	&quernv1.CounterServiceAddRequest{},
+	&quernv1.CounterServiceAddRequest{Key: "a", Delta: pointer(-1)},
+	&quernv1.CounterServiceAddRequest{Key: "ä", IdempotencyKey: "once", Delta: pointer(0), Min: pointer(math.MinInt64), Max: pointer(math.MaxInt64), Saturate: true},
+	&quernv1.CounterServiceAddRequest{Key: "\xff"},
+	&quernv1.CounterServiceAddRequest{Key: "k", IdempotencyKey: "\xff"},
+	&quernv1.CounterServiceAddResponse{},
+	&quernv1.CounterServiceAddResponse{Value: -7, Applied: 300},
+	&quernv1.CounterServiceGetRequest{},
+	&quernv1.CounterServiceGetRequest{Key: "key"},
+	&quernv1.CounterServiceGetRequest{Key: "\xff"},
+	&quernv1.CounterServiceGetResponse{},
+	&quernv1.CounterServiceGetResponse{Value: 1 << 40},
+	&quernv1.CounterServiceGetResponse{Value: 1, Ttl: durationpb.New(1)},
+	&quernv1.CounterServiceSetRequest{Key: "any other", Value: 4},
+}
+
+func TestAppendIsProto(t *testing.T) {
+	t.Parallel()
+	for _, m := range messages {
+		want, wantErr := proto.Marshal(m)
+		got, err := fastproto.Append([]byte("head"), m)
+		if (err != nil) != (wantErr != nil) {
+			t.Errorf("%T{%v}: %v, want %v", m, m, err, wantErr)
+		}
+		if err == nil && !bytes.Equal(got, append([]byte("head"), want...)) {
+			t.Errorf("%T{%v}: %x, want %x", m, m, got, want)
+		}
+	}
+}
+
+// FuzzUnmarshal: whatever comes, the result is the same as package proto's.
+func FuzzUnmarshal(f *testing.F) {
+	for _, m := range messages {
+		if b, err := proto.Marshal(m); err == nil {
+			f.Add(b)
+		}
+	}
+	f.Add([]byte{0x0a, 0x01, 0xff})
+	f.Add([]byte{0x20, 0x80})
+	f.Add([]byte{0x08, 1, 0x08, 2, 0x10, 3, 0x58, 9})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, like := range messages {
+			want, got := like.ProtoReflect().New().Interface(), proto.Clone(like)
+			wantErr, err := proto.Unmarshal(b, want), fastproto.Unmarshal(b, got, nil)
+			if (err != nil) != (wantErr != nil) {
+				t.Fatalf("%T from %x: %v, want %v", like, b, err, wantErr)
+			}
+			if err == nil && !proto.Equal(got, want) {
+				t.Fatalf("%T from %x: {%v}, want {%v}", like, b, got, want)
+			}
+		}
+	})
+}
+
+func TestScratchIsUsed(t *testing.T) { //nolint:paralleltest // counts allocations
+	b, err := proto.Marshal(&quernv1.CounterServiceAddRequest{Delta: pointer(1), Min: pointer(2), Max: pointer(3)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var (
+		s fastproto.Scratch
+		m quernv1.CounterServiceAddRequest
+	)
+	if n := testing.AllocsPerRun(100, func() { err = fastproto.Unmarshal(b, &m, &s) }); n != 0 || err != nil {
+		t.Errorf("%v allocations, %v", n, err)
+	}
+	if m.GetDelta() != 1 || m.GetMin() != 2 || m.GetMax() != 3 {
+		t.Errorf("got %v", &m)
+	}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	q := &quernv1.CounterServiceAddRequest{Key: "bench:1234", Delta: pointer(1)}
+	buf := make([]byte, 0, 64)
+	b.ReportAllocs()
+	for b.Loop() {
+		_, _ = fastproto.Append(buf, q)
+	}
+}
+
+func BenchmarkUnmarshal(b *testing.B) {
+	in, _ := proto.Marshal(&quernv1.CounterServiceAddRequest{Key: "bench:1234", Delta: pointer(1)})
+	var (
+		s fastproto.Scratch
+		m quernv1.CounterServiceAddRequest
+	)
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = fastproto.Unmarshal(in, &m, &s)
+	}
+}

@@ -1,0 +1,180 @@
+package frame
+
+import (
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+)
+
+// The fields of GrainServiceStreamRequest.
+const (
+	requestMethods    = 1
+	requestSessions   = 2
+	requestOpen       = 3
+	requestOperations = 4
+	requestPing       = 5
+)
+
+// Operation is a StreamOperation; its request is still encoded.
+type Operation struct {
+	ID              uint64
+	Method          uint32
+	Request         []byte
+	Number, Settled uint64
+	TimeoutMS       uint32
+}
+
+// The fields of StreamOperation.
+const (
+	operationID      = 1
+	operationMethod  = 2
+	operationRequest = 3
+	operationNumber  = 4
+	operationSettled = 5
+	operationTimeout = 6
+)
+
+// AppendOperation appends an operation with the request message; o.Request is
+// not looked at. It fails, and appends nothing, where the message does not
+// encode.
+func AppendOperation(b []byte, o *Operation, request proto.Message) ([]byte, error) {
+	whole, start := begin(b, requestOperations)
+	whole = appendUint(whole, operationID, o.ID)
+	whole = appendUint(whole, operationMethod, uint64(o.Method))
+	whole, err := appendMessage(whole, operationRequest, request)
+	if err != nil {
+		return b, err
+	}
+	whole = appendUint(whole, operationNumber, o.Number)
+	whole = appendUint(whole, operationSettled, o.Settled)
+	whole = appendUint(whole, operationTimeout, uint64(o.TimeoutMS))
+	return end(whole, start), nil
+}
+
+// AppendMethod gives a number to a method.
+func AppendMethod(b []byte, ref uint32, procedure string) []byte {
+	b, start := begin(b, requestMethods)
+	b = appendUint(b, 1, uint64(ref))
+	return end(appendBytes(b, 2, procedure), start)
+}
+
+// AppendSession names the stream's session at a shard, or closes one.
+func AppendSession(b []byte, shard uint32, id string, closing bool) []byte {
+	return appendSession(b, requestSessions, shard, id, closing)
+}
+
+func appendSession(b []byte, field protowire.Number, shard uint32, id string, closing bool) []byte {
+	b, start := begin(b, field)
+	b = appendUint(b, 1, uint64(shard))
+	b = appendBytes(b, 2, id)
+	if closing {
+		b = appendUint(b, 3, 1)
+	}
+	return end(b, start)
+}
+
+// AppendOpen asks for a session at a shard.
+func AppendOpen(b []byte, shard uint32) []byte {
+	// Unpacked, so that calls follow one another: decoders take both forms.
+	return protowire.AppendVarint(appendTag(b, requestOpen, protowire.VarintType), uint64(shard))
+}
+
+// AppendPing asks for a pong.
+func AppendPing(b []byte, n uint64) []byte { return appendUint(b, requestPing, n) }
+
+// Requests takes the parts of a client's frame. An error ends the reading.
+type Requests interface {
+	Method(ref uint32, procedure string) error
+	Session(shard uint32, id []byte, closing bool) error
+	Open(shard uint32) error
+	// Operation may keep what o.Request points to, but not o.
+	Operation(o *Operation) error
+	Ping(n uint64) error
+}
+
+// ReadRequest reads a client's frame. What does not decode is found before the
+// first operation is handed out, but for the inside of an operation.
+func ReadRequest(b []byte, v Requests) error {
+	operations := 0
+	c := cursor{rest: b}
+	for c.next() {
+		if c.tag == requestOperations<<3|message {
+			operations++
+		} else if err := readPart(&c, v); err != nil {
+			return err
+		}
+	}
+	if c.err != nil || operations == 0 {
+		return c.err
+	}
+	var o Operation
+	for c = (cursor{rest: b}); c.next(); {
+		if c.tag != requestOperations<<3|message {
+			continue
+		}
+		if err := readOperation(c.value, &o); err != nil {
+			return err
+		}
+		if err := v.Operation(&o); err != nil {
+			return err //nolint:wrapcheck // the visitor's own
+		}
+	}
+	return nil
+}
+
+//nolint:wrapcheck // what the visitor returns is its own
+func readPart(c *cursor, v Requests) error {
+	switch c.tag {
+	case requestMethods<<3 | message:
+		var m quernv1.StreamMethod
+		if err := proto.Unmarshal(c.value, &m); err != nil {
+			return malformed("a method", err)
+		}
+		return v.Method(m.GetRef(), m.GetProcedure())
+	case requestSessions<<3 | message:
+		var s quernv1.StreamSession
+		if err := proto.Unmarshal(c.value, &s); err != nil {
+			return malformed("a session", err)
+		}
+		return v.Session(s.GetShard(), s.GetId(), s.GetClose())
+	case requestOpen<<3 | varint:
+		return v.Open(uint32(c.number)) //nolint:gosec // as package proto decodes it
+	case requestOpen<<3 | message: // packed
+		for list := c.value; len(list) > 0; {
+			shard, n := protowire.ConsumeVarint(list)
+			if n < 0 {
+				return malformed("a list of shards", protowire.ParseError(n))
+			}
+			if err := v.Open(uint32(shard)); err != nil { //nolint:gosec // as package proto decodes it
+				return err
+			}
+			list = list[n:]
+		}
+	case requestPing<<3 | varint:
+		return v.Ping(c.number)
+	}
+	return nil
+}
+
+func readOperation(b []byte, o *Operation) error {
+	*o = Operation{}
+	c := cursor{rest: b}
+	for c.next() {
+		switch c.tag {
+		case operationID<<3 | varint:
+			o.ID = c.number
+		case operationMethod<<3 | varint:
+			o.Method = uint32(c.number) //nolint:gosec // as package proto decodes it
+		case operationRequest<<3 | message:
+			o.Request = c.value
+		case operationNumber<<3 | varint:
+			o.Number = c.number
+		case operationSettled<<3 | varint:
+			o.Settled = c.number
+		case operationTimeout<<3 | varint:
+			o.TimeoutMS = uint32(c.number) //nolint:gosec // as package proto decodes it
+		}
+	}
+	return c.err
+}

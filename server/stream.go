@@ -1,0 +1,396 @@
+package server
+
+import (
+	"errors"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/frame"
+	"github.com/quern-io/quern/internal/wire"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+)
+
+const (
+	// streamWindow is the most operations of a stream that are unanswered or
+	// whose replies were not handed to the transport.
+	streamWindow = 4096
+	// streamLeast is what a stream may have under way on a crowded node.
+	streamLeast = 64
+	// streamBytes bounds the requests under way and the replies waiting of
+	// one stream; one operation is always taken.
+	streamBytes = 4 << 20
+	// streamMethods is how many methods a stream may give numbers to.
+	streamMethods = 1024
+	// slowReader is how long the transport may take for one frame before the
+	// client, which does not read it, is cut off.
+	slowReader = 15 * time.Second
+	// keptBuffer is the largest buffer that a stream keeps when it is idle.
+	keptBuffer = 64 << 10
+)
+
+// stream serves one client's stream. One goroutine reads frames and begins
+// their operations; whoever ends an operation leaves its reply in the buffers;
+// another goroutine sends what lies there.
+type stream struct {
+	grains *grainService
+	frames frame.Stream
+
+	// The rest, up to mu, belongs to the reader.
+	methods  []*streamMethod // by number
+	sessions perShard[string]
+	now      time.Time // when the frame under way was read
+
+	wake chan struct{} // room for one: there is something to send
+	room chan struct{} // room for one: the reader may go on
+
+	mu sync.Mutex // guards what follows
+	// pending are unanswered operations, unsent the answers in the buffers.
+	pending, unsent int
+	bytes           int // of the requests of pending operations
+	out             outgoing
+	sealed          [][]byte         // frames to be sent before out
+	told            perShard[uint64] // the epoch that the client knows
+	corked          bool             // the reader is about to add more
+	stalled         bool             // the reader waits for room
+	ended           bool
+}
+
+// perShard holds something small for each shard, in pages that are made when
+// they are needed.
+type perShard[T any] struct{ pages [][]T }
+
+const pageShards = 256
+
+func (p *perShard[T]) at(shard uint32) *T {
+	page := int(shard / pageShards)
+	for len(p.pages) <= page {
+		p.pages = append(p.pages, nil)
+	}
+	if p.pages[page] == nil {
+		p.pages[page] = make([]T, pageShards)
+	}
+	return &p.pages[page][shard%pageShards]
+}
+
+// outgoing are the parts of the next frame.
+type outgoing struct{ origins, sessions, replies, last []byte }
+
+func (o *outgoing) len() int {
+	return len(o.origins) + len(o.sessions) + len(o.replies) + len(o.last)
+}
+
+// take moves the parts into one buffer.
+func (o *outgoing) take() []byte {
+	b := wire.GetBuffer(o.len())
+	for _, part := range []*[]byte{&o.origins, &o.sessions, &o.replies, &o.last} {
+		b = append(b, *part...)
+		if *part = (*part)[:0]; cap(*part) > keptBuffer {
+			*part = nil
+		}
+	}
+	return b
+}
+
+// serve runs a stream until the client ends it, the node stops or something is
+// wrong.
+func (g *grainService) serve(f frame.Stream) error {
+	if refused := g.enter(); refused != nil {
+		return g.face.fail(f.Context(), refused)
+	}
+	defer g.streams.Add(-1)
+	s := &stream{
+		grains: g, frames: f,
+		wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
+	}
+	if err := s.hello(); err != nil {
+		return err
+	}
+	read := make(chan error, 1)
+	g.readers.Go(func() { read <- s.read() })
+	err := s.write(read)
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	s.signal(s.room)
+	return err
+}
+
+func (s *stream) hello() error {
+	var err error
+	s.out.origins, err = frame.AppendHello(s.out.origins, &quernv1.StreamHello{
+		Node: s.grains.backend.Name(), Shards: s.grains.backend.Shards(),
+		Window: streamWindow, MaxFrameBytes: uint32(s.grains.maxFrame), //nolint:gosec // a message limit
+	})
+	s.signal(s.wake)
+	return err //nolint:wrapcheck // of package proto
+}
+
+// signal never blocks: one signal is enough.
+func (*stream) signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// read begins the operations of one frame after the other. A panic beneath it
+// is a defect that must not end the process; the operations under way are lost
+// to the client.
+func (s *stream) read() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = s.refuse(s.grains.failure(s.frames.Context(), &panicked{value: p, stack: debug.Stack()}))
+		}
+	}()
+	for {
+		if !s.admit() {
+			return nil
+		}
+		b, err := s.frames.Recv()
+		if err != nil {
+			return err //nolint:wrapcheck // of the transport
+		}
+		if len(b) > s.grains.maxFrame {
+			return s.refuse(errTooLarge(s.grains.maxFrame))
+		}
+		s.now = time.Now()
+		s.cork(true)
+		err = frame.ReadRequest(b, s)
+		s.cork(false)
+		if err != nil {
+			return s.refuse(failure.New(failure.InvalidField, "the frame was refused: %v", err))
+		}
+		// A client that sends without a pause lets others have a turn.
+		runtime.Gosched()
+	}
+}
+
+func (s *stream) refuse(e *failure.Error) error {
+	return s.grains.face.fail(s.frames.Context(), e)
+}
+
+// cork holds the replies back while a frame is worked off, so that they leave
+// together.
+func (s *stream) cork(on bool) {
+	s.mu.Lock()
+	s.corked = on
+	waiting := !on && s.out.len() > 0
+	s.mu.Unlock()
+	if waiting {
+		s.signal(s.wake)
+	}
+}
+
+// admit waits until another operation may be begun; false where the stream has
+// ended.
+func (s *stream) admit() bool {
+	s.mu.Lock()
+	for !s.ended && s.full() {
+		s.stalled = true
+		corked := s.corked
+		s.corked = false
+		s.mu.Unlock()
+		s.signal(s.wake)
+		<-s.room
+		s.mu.Lock()
+		s.corked = corked
+	}
+	s.stalled = false
+	ended := s.ended
+	s.mu.Unlock()
+	return !ended
+}
+
+// full needs mu.
+func (s *stream) full() bool {
+	n := s.pending + s.unsent
+	return n >= streamWindow || n > 0 && s.bytes+s.out.len() > streamBytes || n >= streamLeast && n >= s.grains.share()
+}
+
+// write sends what has gathered until the stream ends. read gets what the
+// reader has ended with.
+func (s *stream) write(read <-chan error) error {
+	stopping := s.grains.stopping
+	draining := false
+	for {
+		select {
+		case <-s.wake:
+		case <-stopping:
+			draining, stopping = true, nil
+		case err := <-read:
+			if err == nil || isEOF(err) {
+				// The client has sent all that it wants to: it gets the rest.
+				draining, read = true, nil
+				break
+			}
+			s.flush()
+			return err
+		case <-s.frames.Context().Done():
+			return s.frames.Context().Err() //nolint:wrapcheck // of the transport
+		}
+		// Whoever is ready to run may have more to say.
+		runtime.Gosched()
+		if err := s.flush(); err != nil {
+			return err
+		}
+		if draining && s.idle() {
+			if stopping == nil && read != nil {
+				return s.refuse(errStopping)
+			}
+			return nil
+		}
+	}
+}
+
+// idle reports whether every operation was answered.
+func (s *stream) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pending == 0 && s.out.len() == 0
+}
+
+// flush sends what lies in the buffers, in one frame.
+func (s *stream) flush() error {
+	s.mu.Lock()
+	if s.corked || s.out.len() == 0 {
+		s.mu.Unlock()
+		return nil
+	}
+	sealed, sent := s.sealed, s.unsent
+	last := s.out.take()
+	s.sealed = nil
+	s.mu.Unlock()
+	var err error
+	for _, b := range sealed {
+		err = errors.Join(err, s.send(b))
+	}
+	err = errors.Join(err, s.send(last))
+	s.mu.Lock()
+	s.unsent -= sent
+	stalled := s.stalled
+	s.mu.Unlock()
+	if stalled {
+		s.signal(s.room)
+	}
+	return err
+}
+
+func (s *stream) send(b []byte) error {
+	cut := time.AfterFunc(s.grains.slowReader, s.frames.Close)
+	defer cut.Stop()
+	return s.frames.Send(b) //nolint:wrapcheck // of the transport
+}
+
+// Method implements frame.Requests.
+func (s *stream) Method(ref uint32, procedure string) error {
+	if ref == 0 || ref > streamMethods {
+		return failure.New(failure.InvalidField, "a method has the number %d, which is not 1 to %d", ref, streamMethods)
+	}
+	for len(s.methods) <= int(ref) {
+		s.methods = append(s.methods, nil)
+	}
+	// A method that this node does not have is an error of its operations.
+	s.methods[ref] = s.grains.methods[procedure]
+	return nil
+}
+
+// Session implements frame.Requests.
+func (s *stream) Session(shard uint32, id []byte, closing bool) error {
+	if shard >= s.grains.backend.Shards() {
+		return failure.New(failure.InvalidField, "there is no shard %d", shard)
+	}
+	name := string(id)
+	if !closing {
+		*s.sessions.at(shard) = name
+		return nil
+	}
+	if name == "" {
+		name = *s.sessions.at(shard)
+	}
+	*s.sessions.at(shard) = ""
+	if !s.begin(0) {
+		return nil
+	}
+	s.grains.backend.CloseSession(shard, name, func(_ uint64, err error) { s.sessionDone(shard, name, true, err) })
+	return nil
+}
+
+// Open implements frame.Requests.
+func (s *stream) Open(shard uint32) error {
+	if shard >= s.grains.backend.Shards() {
+		return failure.New(failure.InvalidField, "there is no shard %d", shard)
+	}
+	if !s.begin(0) {
+		return nil
+	}
+	s.grains.backend.OpenSession(shard, func(id string, _ uint64, err error) { s.sessionDone(shard, id, false, err) })
+	return nil
+}
+
+// begin counts an operation; false where the stream has ended.
+func (s *stream) begin(bytes int) bool {
+	if !s.admit() {
+		return false
+	}
+	s.mu.Lock()
+	s.pending++
+	s.bytes += bytes
+	s.mu.Unlock()
+	return true
+}
+
+func (s *stream) sessionDone(shard uint32, id string, closed bool, err error) {
+	var e *failure.Error
+	if err != nil {
+		e = s.grains.failure(s.frames.Context(), err)
+	}
+	s.mu.Lock()
+	s.out.sessions = frame.AppendSessionAnswer(s.out.sessions, shard, id, closed, e)
+	s.answered(0)
+}
+
+// Ping implements frame.Requests.
+func (s *stream) Ping(n uint64) error {
+	s.mu.Lock()
+	s.out.last = frame.AppendPong(s.out.last[:0], n)
+	s.mu.Unlock()
+	return nil
+}
+
+// answered counts an answer that was put into the buffers. It needs mu, and
+// unlocks it.
+func (s *stream) answered(bytes int) {
+	s.pending--
+	s.unsent++
+	s.bytes -= bytes
+	if s.ended {
+		s.out, s.sealed = outgoing{}, nil
+	}
+	wake := !s.corked
+	s.mu.Unlock()
+	if wake {
+		s.signal(s.wake)
+	}
+}
+
+// origin tells the client who answers for a shard, where it does not know. It
+// needs mu.
+func (s *stream) origin(o *handles.Origin) {
+	if o.Node == "" || o.Epoch == 0 {
+		return
+	}
+	told := s.told.at(o.Shard)
+	if *told == o.Epoch {
+		return
+	}
+	if *told != 0 && len(s.out.replies) > 0 {
+		// What was answered under the former epoch must not follow this.
+		s.sealed = append(s.sealed, s.out.take())
+	}
+	*told = o.Epoch
+	s.out.origins = frame.AppendOrigin(s.out.origins, o.Shard, o.Epoch, o.Node)
+}

@@ -1,0 +1,89 @@
+package server
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
+
+	"github.com/quern-io/quern/internal/frame"
+	"github.com/quern-io/quern/internal/wire"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+)
+
+// registerGrains registers GrainService with a stream whose frames are not
+// decoded by gRPC.
+func registerGrains(g *grpc.Server, s *grainService, cut func(net.Addr)) {
+	desc := quernv1.GrainService_ServiceDesc
+	desc.HandlerType = nil
+	desc.Streams = []grpc.StreamDesc{{
+		StreamName: "Stream", ServerStreams: true, ClientStreams: true,
+		Handler: func(_ any, stream grpc.ServerStream) error {
+			return s.serve(&grpcFrames{ServerStream: stream, cut: cut})
+		},
+	}}
+	g.RegisterService(&desc, nil)
+}
+
+func (s *Server) newGrains(f face) *grainService {
+	return &grainService{
+		core: s.core, face: f, methods: streamMethodsOf(s.callers("stream", f)),
+		maxFrame: s.cfg.MaxMessageBytes, slowReader: slowReader, stopping: s.stopping, readers: &s.handlers,
+	}
+}
+
+// ServeStream serves a stream of any transport until it ends, beside those of
+// the gRPC listener. It may be called from [Server.Start] on.
+func (s *Server) ServeStream(f frame.Stream) error {
+	return s.grains.serve(f)
+}
+
+// cutConn closes the connection from an address.
+func (s *Server) cutConn(addr net.Addr) {
+	s.mu.Lock()
+	lis := s.life.grpcLis
+	s.mu.Unlock()
+	lis.conns.Range(func(c, _ any) bool {
+		of, ok := c.(net.Conn)
+		if !ok || of.RemoteAddr().String() != addr.String() {
+			return true
+		}
+		s.cfg.Logger.Info("cut off a client that does not read", slog.String("peer", addr.String()))
+		_ = of.Close()
+		return false
+	})
+}
+
+// grpcFrames is a stream of gRPC.
+type grpcFrames struct {
+	grpc.ServerStream
+
+	cut func(net.Addr)
+}
+
+// Send implements frame.Stream.
+func (f *grpcFrames) Send(b []byte) error {
+	if err := f.SendMsg(&wire.Frame{Bytes: b}); err != nil {
+		return fmt.Errorf("server: send a frame: %w", err)
+	}
+	return nil
+}
+
+// Recv implements frame.Stream.
+func (f *grpcFrames) Recv() ([]byte, error) {
+	var raw wire.Frame
+	if err := f.RecvMsg(&raw); err != nil {
+		return nil, err //nolint:wrapcheck // io.EOF among them
+	}
+	return raw.Bytes, nil
+}
+
+// Close implements frame.Stream: the client does not read, so that nothing but
+// the end of its connection reaches it.
+func (f *grpcFrames) Close() {
+	if p, ok := peer.FromContext(f.Context()); ok {
+		f.cut(p.Addr)
+	}
+}

@@ -1,0 +1,230 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/fastproto"
+	"github.com/quern-io/quern/internal/frame"
+	"github.com/quern-io/quern/keyspace"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+)
+
+// grainService is GrainService: what its streams share.
+type grainService struct {
+	*core
+	face       face
+	methods    map[string]*streamMethod // by procedure; does not change
+	maxFrame   int
+	slowReader time.Duration
+	stopping   <-chan struct{}
+	streams    atomic.Int64
+	// readers are the goroutines that read streams.
+	readers *sync.WaitGroup
+}
+
+// enter counts a stream, or says why there can be none.
+func (g *grainService) enter() *failure.Error {
+	if g.gate.closed.Load() {
+		return errStopping
+	}
+	g.streams.Add(1)
+	return nil
+}
+
+// share is how many operations a stream may have under way. Once half of what
+// the node takes is, the streams divide that half among them, so that the
+// greedy ones leave room for others.
+func (g *grainService) share() int {
+	if g.gate.inFlight.Load() < g.gate.limit/2 {
+		return streamWindow
+	}
+	return int(g.gate.limit / (2 * max(1, g.streams.Load())))
+}
+
+func (g *grainService) shardOf(key string) uint32 { return keyspace.Shard(key, g.backend.Shards()) }
+
+// failure turns any error into what a client sees.
+func (g *grainService) failure(ctx context.Context, err error) *failure.Error {
+	if e, ok := err.(*failure.Error); ok { //nolint:errorlint // the usual case, and the fast one
+		return e
+	}
+	return g.core.failure(ctx, "/quern.v1.GrainService/Stream", err)
+}
+
+func isEOF(err error) bool { return errors.Is(err, io.EOF) }
+
+// streamMethod is a method as streams call it.
+type streamMethod struct {
+	method  *handles.Method
+	metrics *methodMetrics
+	calls   sync.Pool // of *streamOp
+}
+
+// streamOp is one operation of a stream, with its messages.
+type streamOp struct {
+	op      handles.Operation
+	home    *streamMethod
+	stream  *stream
+	id      uint64
+	bytes   int
+	in      keyed
+	once    once // nil for reads
+	reset   interface{ Reset() }
+	scratch fastproto.Scratch
+}
+
+// newStreamMethod is the method with the given messages.
+func newStreamMethod[Q, R any, PQ interface {
+	*Q
+	proto.Message
+}, PR interface {
+	*R
+	proto.Message
+	Reset()
+}](m *handles.Method, metrics *methodMetrics) *streamMethod {
+	home := &streamMethod{method: m, metrics: metrics}
+	home.calls.New = func() any {
+		c := new(struct {
+			streamOp
+			request Q
+			reply   R
+		})
+		o := &c.streamOp
+		o.home, o.op.Method, o.op.Request, o.op.Reply, o.reset = home, m, PQ(&c.request), PR(&c.reply), PR(&c.reply)
+		o.in, _ = o.op.Request.(keyed)
+		o.once, _ = o.op.Request.(once)
+		return o
+	}
+	return home
+}
+
+// streamMethodsOf lists the methods that streams can call.
+func streamMethodsOf(on func(*handles.Method) *caller) map[string]*streamMethod {
+	all := make(map[string]*streamMethod)
+	add := func(m *streamMethod) { all[m.method.Procedure] = m }
+	of := func(m *handles.Method) (*handles.Method, *methodMetrics) { return m, on(m).metrics }
+	add(newStreamMethod[quernv1.CounterServiceAddRequest, quernv1.CounterServiceAddResponse](of(handles.CounterAdd)))
+	add(newStreamMethod[quernv1.CounterServiceAddManyRequest, quernv1.CounterServiceAddManyResponse](of(handles.CounterAddMany)))
+	add(newStreamMethod[quernv1.CounterServiceGetRequest, quernv1.CounterServiceGetResponse](of(handles.CounterGet)))
+	add(newStreamMethod[quernv1.CounterServiceSetRequest, quernv1.CounterServiceSetResponse](of(handles.CounterSet)))
+	add(newStreamMethod[quernv1.CounterServiceGetAndSetRequest, quernv1.CounterServiceGetAndSetResponse](of(handles.CounterGetAndSet)))
+	add(newStreamMethod[quernv1.CounterServiceCompareAndSetRequest, quernv1.CounterServiceCompareAndSetResponse](of(handles.CounterCompareAndSet)))
+	add(newStreamMethod[quernv1.CounterServiceResetRequest, quernv1.CounterServiceResetResponse](of(handles.CounterReset)))
+	add(newStreamMethod[quernv1.CounterServiceExpireRequest, quernv1.CounterServiceExpireResponse](of(handles.CounterExpire)))
+	return all
+}
+
+// Operation implements frame.Requests: it begins an operation, whose answer
+// comes by Completed.
+func (s *stream) Operation(in *frame.Operation) error {
+	if in.ID == 0 {
+		return failure.New(failure.InvalidField, "an operation has no id")
+	}
+	if !s.begin(len(in.Request)) {
+		return nil
+	}
+	if in.Method >= uint32(len(s.methods)) || s.methods[in.Method] == nil { //nolint:gosec // at most streamMethods
+		s.reply(in.ID, len(in.Request), failure.New(failure.UnknownMethod, "this node has no method under the number %d of this stream", in.Method))
+		return nil
+	}
+	if refused := s.grains.gate.enter(); refused != nil {
+		s.reply(in.ID, len(in.Request), refused)
+		return nil
+	}
+	o, _ := s.methods[in.Method].calls.Get().(*streamOp)
+	o.stream, o.id, o.bytes = s, in.ID, len(in.Request)
+	if refused := o.prepare(in); refused != nil {
+		o.Completed(0, refused)
+		return nil
+	}
+	var deadline time.Time
+	if in.TimeoutMS != 0 {
+		deadline = s.now.Add(time.Duration(in.TimeoutMS) * time.Millisecond)
+	}
+	s.grains.backend.Submit(&o.op, deadline, o)
+	return nil
+}
+
+// prepare fills in the operation, or says what is wrong with it.
+func (o *streamOp) prepare(in *frame.Operation) *failure.Error {
+	if err := fastproto.Unmarshal(in.Request, o.op.Request, &o.scratch); err != nil {
+		return failure.New(failure.InvalidField, "the request does not decode: %v", err)
+	}
+	if o.in != nil {
+		o.op.Key = o.in.GetKey()
+	}
+	if o.once != nil {
+		o.op.IdempotencyKey = o.once.GetIdempotencyKey()
+	}
+	if in.Number == 0 {
+		return nil
+	}
+	shard := o.stream.shardOf(o.op.Request, o.op.Key)
+	id := *o.stream.sessions.at(shard)
+	if id == "" {
+		return failure.New(failure.SessionExpired, "the stream has named no session at shard %d", shard)
+	}
+	o.op.Session = handles.Session{ID: id, Number: in.Number, Settled: in.Settled}
+	return nil
+}
+
+// shardOf finds the shard whose session numbers an operation. The keys of a
+// bulk operation are all of one shard then, which the backend checks.
+func (s *stream) shardOf(request proto.Message, key string) uint32 {
+	if many, ok := request.(interface{ GetKeys() []string }); ok && len(many.GetKeys()) > 0 {
+		key = many.GetKeys()[0]
+	}
+	return s.grains.shardOf(key)
+}
+
+// Completed implements handles.Completer.
+func (o *streamOp) Completed(epoch uint64, err error) {
+	s := o.stream
+	var e *failure.Error
+	if err != nil {
+		e = s.grains.failure(s.frames.Context(), err)
+		o.home.metrics.fail(e.Reason)
+	} else {
+		o.home.metrics.ok.Inc()
+	}
+	s.grains.gate.leave()
+	o.op.Origin.Epoch = epoch
+	s.mu.Lock()
+	s.origin(&o.op.Origin)
+	if e == nil {
+		var broken error
+		if s.out.replies, broken = frame.AppendReply(s.out.replies, o.id, o.op.Reply); broken != nil {
+			e = failure.Wrap(broken, failure.Internal, "the reply does not encode")
+		}
+	}
+	if e != nil {
+		s.out.replies = frame.AppendFailure(s.out.replies, o.id, e)
+	}
+	bytes := o.bytes
+	o.recycle()
+	s.answered(bytes)
+}
+
+// recycle gives the operation back; nothing of the client is kept.
+func (o *streamOp) recycle() {
+	o.reset.Reset()
+	o.op.Key, o.op.IdempotencyKey, o.op.Origin, o.op.Session = "", "", handles.Origin{}, handles.Session{}
+	o.stream = nil
+	o.home.calls.Put(o)
+}
+
+// reply answers an operation that was not begun.
+func (s *stream) reply(id uint64, bytes int, e *failure.Error) {
+	s.mu.Lock()
+	s.out.replies = frame.AppendFailure(s.out.replies, id, e)
+	s.answered(bytes)
+}
