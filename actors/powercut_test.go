@@ -21,7 +21,8 @@ import (
 // moment (what was not synced is dropped, or a random part of it) and starts
 // again from what the disk has, several times over. What was acknowledged
 // before the cut is there, nothing is there twice, and an idempotency key that
-// was sent before and after it counts once.
+// was sent before and after it counts once. What was sent in a session and not
+// answered is repeated after the cut, and counts exactly once.
 func TestPowerCuts(t *testing.T) {
 	t.Parallel()
 	seeds := 200
@@ -31,7 +32,9 @@ func TestPowerCuts(t *testing.T) {
 	for seed := range uint64(seeds) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			t.Parallel()
-			newPowerCut(t, seed).run()
+			if p := newPowerCut(t, seed); !p.run() {
+				t.Fatal(p.problem)
+			}
 		})
 	}
 }
@@ -46,6 +49,14 @@ type powerCut struct {
 	t    *testing.T
 	rand *rand.Rand
 	disk *vfs.MemFS
+	// wrap breaks the store, where it is not nil.
+	wrap   func(actors.Store) actors.Store
+	client retrier
+	// cutHere cuts the power, and returns when that has happened.
+	cutHere func()
+	// problem is the first broken promise.
+	mu      sync.Mutex
+	problem error
 	// Per key: adds that were acknowledged, and that were begun.
 	acked, begun [powerKeys]atomic.Int64
 	ids          [powerKeys]string
@@ -57,10 +68,27 @@ func newPowerCut(t *testing.T, seed uint64) *powerCut {
 	for i := range p.ids {
 		p.ids[i] = "id-" + strconv.Itoa(i)
 	}
+	p.client.fail = p.fail
 	return p
 }
 
+// fail notes a broken promise.
+func (p *powerCut) fail(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.problem == nil {
+		p.problem = fmt.Errorf(format, args...)
+	}
+}
+
+func (p *powerCut) kept() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.problem == nil
+}
+
 func (p *powerCut) open() *rig {
+	var store actors.Store
 	store, err := embedded.Open(p.t.Context(), embedded.Options{
 		Dir: "data", Shards: 4, FS: p.disk, MinFreeBytes: -1,
 		TailBytes: 2 << 10, GrowBytes: 512, // many checkpoints and files
@@ -68,16 +96,20 @@ func (p *powerCut) open() *rig {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	r := newRig(p.t, store, func(c *actors.Config) { c.ResidentLimit = 4 })
-	return r
+	if p.wrap != nil {
+		store = p.wrap(store)
+	}
+	return newRig(p.t, store, func(c *actors.Config) { c.ResidentLimit = 4 })
 }
 
-func (p *powerCut) run() {
+// run reports whether all promises were kept.
+func (p *powerCut) run() bool {
 	for range powerCuts {
 		r := p.open()
-		p.checkAll(r)
-		p.once(r)
-		p.loadUntilCut(r)
+		p.check(r)
+		if p.kept() {
+			p.loadUntilCut(r)
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		if err := r.Stop(ctx); err != nil {
 			p.t.Error(err)
@@ -86,18 +118,33 @@ func (p *powerCut) run() {
 			p.t.Error(err)
 		}
 		cancel()
+		if !p.kept() {
+			return false
+		}
 	}
 	r := p.open()
+	p.check(r)
+	p.t.Cleanup(func() { _ = r.store.Close(context.Background()) })
+	return p.kept()
+}
+
+func (p *powerCut) check(r *rig) {
 	p.checkAll(r)
 	p.once(r)
-	p.t.Cleanup(func() { _ = r.store.Close(context.Background()) })
+	p.client.repeatAll(r)
+	p.client.check(r)
 }
 
 // loadUntilCut adds from several callers; p.disk is what the cut leaves.
 func (p *powerCut) loadUntilCut(r *rig) {
 	stop := make(chan struct{})
 	after := 20 + p.rand.IntN(300)
-	cutNow := make(chan struct{})
+	cutNow, cut := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	p.cutHere = func() {
+		once.Do(func() { close(cutNow) })
+		<-cut
+	}
 	var done atomic.Int64
 	var wg sync.WaitGroup
 	for caller := range powerCallers {
@@ -108,14 +155,19 @@ func (p *powerCut) loadUntilCut(r *rig) {
 					return
 				default:
 				}
-				p.addOne(r, i%powerKeys)
+				if caller%2 == 0 {
+					p.addOne(r, i%powerKeys)
+				} else {
+					p.client.add(r, i%retrierKeys)
+				}
 				if done.Add(1) == int64(after) {
-					close(cutNow)
+					once.Do(func() { close(cutNow) })
 				}
 			}
 		})
 	}
 	<-cutNow
+	p.client.freeze(true)
 	// What is acknowledged by now must survive; what is begun by the end of
 	// the clone may.
 	var acked, begun [powerKeys]int64
@@ -125,11 +177,13 @@ func (p *powerCut) loadUntilCut(r *rig) {
 	clone := p.disk.CrashClone(vfs.CrashCloneCfg{
 		UnsyncedDataPercent: p.rand.IntN(101), RNG: rand.New(rand.NewPCG(p.rand.Uint64(), 1)),
 	})
+	close(cut)
 	for i := range begun {
 		begun[i] = p.begun[i].Load()
 	}
 	close(stop)
 	wg.Wait()
+	p.client.freeze(false)
 	for i := range acked {
 		p.acked[i].Store(acked[i])
 		p.begun[i].Store(begun[i])
@@ -157,11 +211,8 @@ func (p *powerCut) checkAll(r *rig) {
 	p.t.Helper()
 	for i := range powerKeys {
 		got, err := r.counter(p.key(i)).Get(p.t.Context())
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		if acked, begun := p.acked[i].Load(), p.begun[i].Load(); got < acked || got > begun {
-			p.t.Fatalf("key %d: %d after the cut, %d acknowledged, %d begun", i, got, acked, begun)
+		if acked, begun := p.acked[i].Load(), p.begun[i].Load(); err != nil || got < acked || got > begun {
+			p.fail("key %d: %d after the cut, %d acknowledged, %d begun, %w", i, got, acked, begun, err)
 		}
 		p.acked[i].Store(got)
 		p.begun[i].Store(got)
@@ -174,7 +225,7 @@ func (p *powerCut) once(r *rig) {
 	for i, id := range p.ids {
 		got, err := r.counter("once-"+strconv.Itoa(i)).Once(id).Add(p.t.Context(), 1000)
 		if err != nil || got != 1000 {
-			p.t.Fatalf("id %s: got %d, %v; want 1000", id, got, err)
+			p.fail("id %s: got %d, %w; want 1000", id, got, err)
 		}
 	}
 }

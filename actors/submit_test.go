@@ -145,6 +145,12 @@ func BenchmarkSubmit(b *testing.B) {
 			}
 			for i := range 20 * keys {
 				submit(i)
+				for i < keys && done.n.Load() <= int64(i) { // it must be read first
+					runtime.Gosched()
+				}
+			}
+			for done.n.Load() < 20*keys {
+				runtime.Gosched()
 			}
 			done.n.Store(0)
 			b.ReportAllocs()

@@ -86,7 +86,7 @@ type keySet struct {
 }
 
 func newKeySet(n int) keySet {
-	size := max(2, uint(bits.Len(uint(2*n-1)))) //nolint:gosec // at most maxPipeline
+	size := max(2, uint(bits.Len(uint(2*n-1))))
 	return keySet{slots: make([]uint32, 1<<size), shift: 32 - size}
 }
 

@@ -5,18 +5,34 @@
 //
 // # Load
 //
-// A run has as many workers as Config.Concurrency says, each with at most one
-// operation under way. In a closed loop a worker sends the next operation when
-// it has the answer to the last one. With a rate the loop is open: operation i
-// is due at start + i/rate whatever the target does, the first free worker
-// takes it, and its latency counts from the time at which it was due, so that
+// A run has as many workers as Config.Concurrency says. Each sends a round of
+// Config.Pipeline operations together and waits until all are answered; by
+// default a round is one operation. In counter-columns a round is one bulk add,
+// and each of its keys counts as an operation. In a closed loop a worker sends
+// the next round when the last one is answered. With a rate the loop is open: a
+// round is due as a whole, round i at start + i*pipeline/rate whatever the
+// target does, the first free worker takes it, and its latency counts from the time at which it was due, so that
 // a target that stalls is charged for everything that it held up (what Gil
 // Tene calls coordinated omission does not happen). There is no queue: a
 // backlog is the difference between what was due and what was sent, and what
 // is left of it at the end is reported, not sent.
 //
 // Latency is recorded, in nanoseconds, for operations that were done and for
-// those of unknown outcome. Refusals (errors) are counted but not timed.
+// those of unknown outcome; it is that of their round. Refusals (errors) are counted but not timed.
+//
+// # Several processes
+//
+// With Config.Processes the load comes from processes of their own ([Helper],
+// [Help]), to which this one gives orders and from which it hears one JSON
+// value after the other. This process prepares the keys and tells their values;
+// the helpers apply the load, each with a share of the workers and of the rate,
+// to the same keys (where each key is used once they take turns), and hand back
+// their histograms, what they know of each key, and in counter-hot every reply.
+// The check is then the same as of one process: it adds up what was
+// acknowledged per key over all of them. What a process did that died is known
+// to nobody, so that every key may have been added to: nothing counts as
+// doubled then, what the others were promised can still be lost, and the run
+// has failed.
 //
 // # Check
 //
@@ -25,10 +41,11 @@
 // unknown outcome. What is missing counts as lost, what is too much as
 // doubled; that includes what others do to these keys. During the load each
 // reply is checked too: a counter that is only added to never goes back under
-// what was answered before, a key that nobody writes keeps its value, a new key
+// what was answered before its round was sent, a key that nobody writes keeps its value, a new key
 // starts at 0, and in counter-hot no value is answered twice. A reply that
 // breaks one of these rules is a violation. [Result.OK] is false where anything
-// was lost, doubled or in violation, or where a key could not be read back.
+// was lost, doubled or in violation, where a key could not be read back, or
+// where a process died.
 //
 // Keys that had no value before the run expire an hour after it.
 package bench

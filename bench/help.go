@@ -3,12 +3,15 @@ package bench
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
 
 	"github.com/quern-io/quern/handles"
 )
+
+var errNoLoad = errors.New("bench: no load in the first order")
 
 // Help carries a share of another process's run. It takes its orders from in,
 // which that process's [Helper] writes, and tells it on out what came of them.
@@ -21,8 +24,11 @@ func Help(ctx context.Context, targets []handles.Invoker, in io.Reader, out io.W
 func help(ctx context.Context, targets []handles.Invoker, in io.Reader, out io.Writer, tune func(*Config)) error {
 	orders, say := json.NewDecoder(in), json.NewEncoder(out)
 	var first order
-	if err := orders.Decode(&first); err != nil || first.Load == nil {
-		return fmt.Errorf("bench: no load in the first order: %w", err)
+	if err := orders.Decode(&first); err != nil {
+		return fmt.Errorf("bench: no load: %w", err)
+	}
+	if first.Load == nil {
+		return errNoLoad
 	}
 	cfg := first.Load.config(targets)
 	tune(&cfg)
@@ -38,7 +44,7 @@ func help(ctx context.Context, targets []handles.Invoker, in io.Reader, out io.W
 	}
 	var next order
 	if err := orders.Decode(&next); err != nil || !next.Go {
-		return nil //nolint:nilerr // the run was given up before its load
+		return nil // the run was given up before its load
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

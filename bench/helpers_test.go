@@ -148,6 +148,7 @@ func TestAHelperThatHangsIsKilled(t *testing.T) {
 		f := newFake()
 		to := slow{f, time.Millisecond}
 		hang, release := io.Pipe()
+		begun := time.Now()
 		c := &crew{target: to, fate: func(n int, h *Helper) {
 			if n == 0 {
 				kill := h.Kill
@@ -158,7 +159,7 @@ func TestAHelperThatHangsIsKilled(t *testing.T) {
 		r, err := Run(t.Context(), Config{
 			Target: to, pace: timerOnly, Workload: "counter-add", Keys: 10, Concurrency: 4, Processes: 2, Start: c.start, Duration: time.Second,
 		})
-		if err != nil || r.Died != 1 || r.OK() {
+		if took := time.Since(begun); err != nil || r.Died != 1 || r.OK() || took > time.Second+DefaultGrace+2*helpSlack {
 			t.Errorf("%v %+v", err, r)
 		}
 	})
@@ -206,6 +207,15 @@ func TestProcessesShareNewKeysOut(t *testing.T) {
 	f := newFake()
 	r := bubbled(t, f, time.Millisecond, Config{Workload: "spawn", Keys: 101, Concurrency: 5, Processes: 3, Pipeline: 4, Duration: time.Minute})
 	if !r.OK() || r.Ops != 101 || r.Keys != 101 || len(f.values) != 101 || r.Acked != 101 || r.Applied != 101 {
+		t.Errorf("%d keys: %+v", len(f.values), r)
+	}
+}
+
+// Processes that are not equally fast use unequal numbers of keys.
+func TestKeysThatProcessesUsedAreCounted(t *testing.T) {
+	f := newFake()
+	r := bubbled(t, f, time.Millisecond, Config{Workload: "spawn", Keys: 1000, Concurrency: 5, Processes: 3, Duration: 20 * time.Millisecond})
+	if !r.OK() || r.Keys != len(f.values) || r.Ops != int64(r.Keys) || r.Keys < 90 || r.Keys > 110 {
 		t.Errorf("%d keys: %+v", len(f.values), r)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -59,6 +60,19 @@ func TestRepliesKeepTheirValues(t *testing.T) {
 	})
 	if i != len(want) || r.cut || len(r.chunks) < 2 {
 		t.Errorf("%d values in %d chunks, cut %v", i, len(r.chunks), r.cut)
+	}
+}
+
+// A round's replies come in no order.
+func TestRepliesOfARoundAreKeptInOrder(t *testing.T) {
+	w := &worker{replies: &replies{limit: 100}, values: []int64{9, 7, 8}}
+	w.keep()
+	w.values = append(w.values, 12, 11)
+	w.keep()
+	var got []int64
+	w.replies.each(0, func(v int64) { got = append(got, v) })
+	if !slices.Equal(got, []int64{7, 8, 9, 11, 12}) || w.replies.used != 5 || len(w.values) != 0 {
+		t.Errorf("%v in %d bytes", got, w.replies.used)
 	}
 }
 

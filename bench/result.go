@@ -107,6 +107,9 @@ func (g *generator) result(started time.Time) *Result {
 		Series:      g.series.summary(),
 		Histogram:   t.latency,
 	}
+	if c.workload.fresh {
+		r.Keys = int(t.Used)
+	}
 	r.OpsPerSec = float64(r.Ops) / max(r.DurationS, 1e-9)
 	r.LatencyUS = latencies(r.Histogram, t.Longest)
 	return r

@@ -332,14 +332,16 @@ func TestOpenLoopCountsFromTheDueTime(t *testing.T) {
 }
 
 func TestOverloadedOpenLoopReportsItsBacklog(t *testing.T) {
-	r := bubbled(t, newFake(), 10*time.Millisecond, Config{
-		Workload: "counter-add", Rate: 1000, Concurrency: 2, Duration: 2 * time.Second, Keys: 10,
-	})
-	if r.Ops != 400 || r.Backlog != 1600 || !r.OK() {
-		t.Errorf("ops %d backlog %d, want 400 and 1600", r.Ops, r.Backlog)
-	}
-	if r.LatencyUS.Max < 1.5e6 {
-		t.Errorf("max = %v us: the wait for a worker is missing", r.LatencyUS.Max)
+	for _, pipeline := range []int{1, 10} {
+		r := bubbled(t, newFake(), time.Duration(pipeline)*10*time.Millisecond, Config{
+			Workload: "counter-add", Rate: 1000, Concurrency: 2, Duration: 2 * time.Second, Keys: 10, Pipeline: pipeline,
+		})
+		if r.Ops != 400 || r.Backlog != 1600 || !r.OK() {
+			t.Errorf("ops %d backlog %d, want 400 and 1600", r.Ops, r.Backlog)
+		}
+		if r.LatencyUS.Max < 1.5e6 {
+			t.Errorf("max = %v us: the wait for a worker is missing", r.LatencyUS.Max)
+		}
 	}
 }
 

@@ -65,7 +65,6 @@ type part struct {
 	Totals   totals        `json:"totals"`
 	Latency  packed        `json:"latency"` // the histogram's counts
 	Series   []interval    `json:"series"`
-	Used     int64         `json:"used"`     // keys that were used once
 	Adds     packed        `json:"adds"`     // acknowledged, by key
 	Unknowns map[int]int64 `json:"unknowns"` // adds, by key
 	Replies  []row         `json:"replies"`
@@ -146,7 +145,7 @@ func (g *generator) takeValues(l *load) error {
 // part is what this process's load came to.
 func (g *generator) part() *part {
 	p := &part{
-		Totals: g.total, Latency: g.total.latency.Export().Counts, Used: int64(g.used()), Adds: make(packed, g.used()),
+		Totals: g.total, Latency: g.total.latency.Export().Counts, Adds: make(packed, g.used()),
 		Unknowns: g.ledger.unknown, Broken: g.broken.count, Examples: g.broken.examples,
 	}
 	for k := range p.Adds {
@@ -184,7 +183,7 @@ func (g *generator) merge(p *part, s share) error {
 	key := func(k int) int { return k }
 	if g.cfg.workload.fresh {
 		key = func(k int) int { return s.index + k*s.of }
-		g.fresh.Store(max(g.fresh.Load(), int64(key(int(p.Used)-1))+1))
+		g.fresh.Store(max(g.fresh.Load(), int64(key(int(p.Totals.Used)-1))+1))
 	}
 	for k, n := range p.Adds {
 		g.ledger.add(key(k), n)

@@ -111,7 +111,7 @@ func TestWhatTheTargetUsed(t *testing.T) {
 		cpu    float64
 		says   string
 	}{
-		"one node":       {"x", []*quernv1.ClusterNode{a, b}, 2.5, "2.5 s of CPU, 2500.00 µs per operation, 7 MiB"},
+		"one node":       {"x", []*quernv1.ClusterNode{a, b}, 2.5, "2.50 s of CPU, 2500.00 µs per operation, 7 MiB"},
 		"embedded":       {Embedded, []*quernv1.ClusterNode{a, b}, 0, "the same process"},
 		"another node":   {"x", []*quernv1.ClusterNode{a, {Node: "b", CpuSeconds: 9}}, 0, "does not tell"},
 		"started again":  {"x", []*quernv1.ClusterNode{b, a}, 0, "does not tell"},

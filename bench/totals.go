@@ -56,7 +56,7 @@ func (g *generator) sum() totals {
 	t := newTotals()
 	for _, w := range g.workers {
 		t.add(&totals{
-			Ops: w.ops, Errors: w.errors, Unknown: w.unknown, Longest: w.max, Reasons: w.reasons, latency: w.recorder.latency,
+			Ops: w.ops, Errors: w.errors, Unknown: w.unknown, Longest: w.max, Reasons: w.reasons, latency: w.latency,
 		})
 	}
 	t.Elapsed, t.Stopped = g.elapsed, g.stopped.Load()

@@ -15,8 +15,8 @@ const Embedded = "embedded"
 // statusTimeout bounds a question about the target's usage.
 const statusTimeout = 5 * time.Second
 
-// statuser is a target that tells of its nodes, as a node and a client do.
-type statuser interface {
+// informant is a target that tells of its nodes, as a node and a client do.
+type informant interface {
 	Status(ctx context.Context) (*quernv1.ClusterServiceStatusResponse, error)
 }
 
@@ -29,7 +29,7 @@ type usage struct {
 
 // targetUsage asks the target; it knows nothing of one that does not tell.
 func (c *Config) targetUsage(ctx context.Context) usage {
-	to, ok := c.Target.(statuser)
+	to, ok := c.Target.(informant)
 	if !ok || c.TargetName == Embedded {
 		return usage{}
 	}
@@ -72,7 +72,7 @@ func (s Side) String() string {
 	if s.Note != "" {
 		return s.Note
 	}
-	return fmt.Sprintf("%.1f s of CPU, %.2f µs per operation, %d MiB", s.CPUSeconds, s.PerOp, s.RSSBytes>>20)
+	return fmt.Sprintf("%.2f s of CPU, %.2f µs per operation, %d MiB", s.CPUSeconds, s.PerOp, s.RSSBytes>>20)
 }
 
 // Sides tells what the generator and the target used.

@@ -25,9 +25,6 @@ const (
 	streamBytes = 4 << 20
 	// streamMethods is how many methods a stream may give numbers to.
 	streamMethods = 1024
-	// slowReader is how long the transport may take for one frame before the
-	// client, which does not read it, is cut off.
-	slowReader = 15 * time.Second
 	// keptBuffer is the largest buffer that a stream keeps when it is idle.
 	keptBuffer = 64 << 10
 )
@@ -280,8 +277,10 @@ func (s *stream) flush() error {
 }
 
 func (s *stream) send(b []byte) error {
-	cut := time.AfterFunc(s.grains.slowReader, s.frames.Close)
-	defer cut.Stop()
+	if d := s.grains.slowReader; d > 0 {
+		cut := time.AfterFunc(d, s.frames.Close)
+		defer cut.Stop()
+	}
 	return s.frames.Send(b) //nolint:wrapcheck // of the transport
 }
 

@@ -30,7 +30,7 @@ func registerGrains(g *grpc.Server, s *grainService, cut func(net.Addr)) {
 func (s *Server) newGrains(f face) *grainService {
 	return &grainService{
 		core: s.core, face: f, methods: streamMethodsOf(s.callers("stream", f)),
-		maxFrame: s.cfg.MaxMessageBytes, slowReader: slowReader, stopping: s.stopping, readers: &s.handlers,
+		maxFrame: s.cfg.MaxMessageBytes, slowReader: s.cfg.WriteTimeout, stopping: s.stopping, readers: &s.handlers,
 	}
 }
 

@@ -144,7 +144,7 @@ func (k *benchRunCommand) open(ctx context.Context, a *app) (to []handles.Invoke
 	if err != nil {
 		return nil, "", nil, err
 	}
-	c, _ := to[0].(connection) //nolint:errcheck // all are
+	c, _ := to[0].(connection) // as all are
 	s, err := c.Status(ctx)
 	if err != nil {
 		return nil, "", nil, errors.Join(err, stop())

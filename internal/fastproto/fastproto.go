@@ -30,6 +30,10 @@ func Append(b []byte, m proto.Message) ([]byte, error) {
 		if m.GetTtl() == nil {
 			return appendInts(b, m.GetValue(), 0), nil
 		}
+	case *quernv1.CounterServiceAddManyRequest:
+		out, fast = appendManyRequest(b, m)
+	case *quernv1.CounterServiceAddManyResponse:
+		out, fast = appendManyResponse(b, m)
 	}
 	if fast {
 		return out, nil
@@ -57,6 +61,10 @@ func Unmarshal(b []byte, m proto.Message, s *Scratch) error {
 	case *quernv1.CounterServiceGetResponse:
 		m.Reset()
 		fast = decodeInts(b, &m.Value, nil)
+	case *quernv1.CounterServiceAddManyRequest:
+		fast = decodeManyRequest(b, m)
+	case *quernv1.CounterServiceAddManyResponse:
+		fast = decodeManyResponse(b, m)
 	}
 	if fast {
 		return nil

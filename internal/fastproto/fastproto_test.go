@@ -28,6 +28,14 @@ var messages = []proto.Message{
 	&quernv1.CounterServiceGetResponse{},
 	&quernv1.CounterServiceGetResponse{Value: 1 << 40},
 	&quernv1.CounterServiceGetResponse{Value: 1, Ttl: durationpb.New(1)},
+	&quernv1.CounterServiceAddManyRequest{},
+	&quernv1.CounterServiceAddManyRequest{Keys: []string{"a", "", "ä"}, Deltas: []int64{1, -1, math.MinInt64}},
+	&quernv1.CounterServiceAddManyRequest{Keys: []string{"a"}, IdempotencyKey: "once"},
+	&quernv1.CounterServiceAddManyRequest{Keys: []string{"\xff"}},
+	&quernv1.CounterServiceAddManyRequest{Keys: []string{"k"}, Deltas: []int64{-70, 200}},
+	&quernv1.CounterServiceAddManyResponse{},
+	&quernv1.CounterServiceAddManyResponse{Values: []int64{0, 5, math.MaxInt64}},
+	&quernv1.CounterServiceAddManyResponse{Values: []int64{0, 5}, Failures: []*quernv1.AddManyFailure{{Index: 1, Reason: "LIMIT"}}},
 	&quernv1.CounterServiceSetRequest{Key: "any other", Value: 4},
 }
 
@@ -54,6 +62,7 @@ func FuzzUnmarshal(f *testing.F) {
 	}
 	f.Add([]byte{0x0a, 0x01, 0xff})
 	f.Add([]byte{0x20, 0x80})
+	f.Add([]byte{0x0a, 0xff, 0x30}) // longer than what is there, and no text
 	f.Add([]byte{0x08, 1, 0x08, 2, 0x10, 3, 0x58, 9})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, like := range messages {
@@ -84,6 +93,23 @@ func TestScratchIsUsed(t *testing.T) { //nolint:paralleltest // counts allocatio
 	if m.GetDelta() != 1 || m.GetMin() != 2 || m.GetMax() != 3 {
 		t.Errorf("got %v", &m)
 	}
+}
+
+func BenchmarkManyRequest(b *testing.B) {
+	q := &quernv1.CounterServiceAddManyRequest{}
+	for range 100 {
+		q.Keys, q.Deltas = append(q.Keys, "bench:1234"), append(q.Deltas, 1)
+	}
+	var (
+		buf []byte
+		m   quernv1.CounterServiceAddManyRequest
+	)
+	b.ReportAllocs()
+	for b.Loop() {
+		buf, _ = fastproto.Append(buf[:0], q)
+		_ = fastproto.Unmarshal(buf, &m, nil)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/100, "ns/key")
 }
 
 func BenchmarkAppend(b *testing.B) {

@@ -87,7 +87,8 @@ func (f Faults) newPlan(r *rand.Rand) *plan {
 	p := &plan{room: 1 + r.IntN(16), open: upTo(r, 5*time.Millisecond)}
 	add := func(chance float64, act action, longest time.Duration) {
 		if r.Float64() < chance {
-			p.steps = append(p.steps, step{act, r.IntN(2) == 0, 1 + r.IntN(f.Within), upTo(r, longest)})
+			after := 1 + r.IntN(1+r.IntN(f.Within)) // rather early
+			p.steps = append(p.steps, step{act, r.IntN(2) == 0, after, upTo(r, longest)})
 		}
 	}
 	add(f.Cut, actCut, 0)

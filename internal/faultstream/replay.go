@@ -146,12 +146,13 @@ func (r *record) again(chance *rand.Rand) [][]byte {
 
 // replayLater sends frames of a stream again, on one of their own.
 func (n *Network) replayLater(c *conn, after time.Duration) {
-	r := rand.New(rand.NewPCG(n.seed^1, uint64(after))) //nolint:gosec // no secret
+	r := rand.New(rand.NewPCG(n.seed^1, uint64(after)))   //nolint:gosec // no secret
+	own := rand.New(rand.NewPCG(n.seed^2, uint64(after))) //nolint:gosec // no secret
 	n.spawn(func() {
 		if n.pause(context.Background(), after) != nil {
 			return
 		}
-		ghost := newConn(n, context.Background(), fmt.Sprintf("%s, replayed after %v", c.name, after), calmPlan(), r)
+		ghost := newConn(n, context.Background(), fmt.Sprintf("%s, replayed after %v", c.name, after), calmPlan(), own)
 		defer ghost.cut()
 		if !n.begin(ghost) {
 			return

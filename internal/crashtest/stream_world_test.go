@@ -1,0 +1,325 @@
+package crashtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/quern-io/quern/client"
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/faultstream"
+)
+
+const (
+	worldClients = 3
+	worldWorkers = 4 // per client
+	worldOps     = 12
+	worldKeys    = 10
+	// patient is a time in which the network lets every operation through.
+	patient = 20 * time.Minute
+)
+
+// trouble is what a world sees besides the network's faults.
+type trouble struct {
+	// crashes and restarts of the node, sessions that the node forgets, and
+	// clients that are closed in the middle.
+	crashes, restarts, forgets, closes int
+	// idles: workers rest for longer than a session lives.
+	idles bool
+}
+
+// keepsSessions says that no client loses a session, so that whoever is
+// patient learns the outcome.
+func (r trouble) keepsSessions() bool { return r.forgets == 0 && r.closes == 0 && !r.idles }
+
+// world is some clients with their workers, a rough network and a node whose
+// power is cut now and then. It lives in a bubble.
+type world struct {
+	t       *testing.T
+	seed    uint64
+	rand    *rand.Rand // of the controller
+	trouble trouble
+	breaks  breaks
+	net     *faultstream.Network
+	disk    *vfs.MemFS
+	node    *streamNode
+	answers *firstAnswers
+	ledger  *ledger
+	clients [worldClients]atomic.Pointer[client.Client]
+	stats   client.Stats // of the clients that are closed; the controller's
+}
+
+func newWorld(t *testing.T, seed uint64, r trouble, b breaks) *world {
+	t.Helper()
+	w := &world{
+		t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 0)), trouble: r, breaks: b,
+		net: faultstream.New(seed, faultstream.Rough()), disk: vfs.NewCrashableMem(),
+		answers: newFirstAnswers(), ledger: newLedger(),
+	}
+	w.start()
+	for i := range w.clients {
+		w.clients[i].Store(w.dial())
+	}
+	return w
+}
+
+// start starts the node on what is on the disk.
+func (w *world) start() {
+	w.t.Helper()
+	node, err := startNode(w.t.Context(), w.disk, w.breaks, w.answers)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.node = node
+	w.answers.setDeaf(false)
+	w.net.Serve(node.server.ServeStream)
+}
+
+// crash cuts the power: what is not synced is lost, in part or as a whole.
+func (w *world) crash() {
+	w.net.Note("power cut")
+	w.answers.setDeaf(true)
+	w.net.Serve(nil) // what a dead node says reaches nobody
+	disk := w.disk.CrashClone(vfs.CrashCloneCfg{
+		UnsyncedDataPercent: w.rand.IntN(101), RNG: rand.New(rand.NewPCG(w.rand.Uint64(), 1)),
+	})
+	w.node.stop(w.t)
+	w.disk = disk
+}
+
+// stop ends the node as a deployment does.
+func (w *world) stop() {
+	w.net.Note("stop")
+	w.node.stop(w.t)
+	w.net.Serve(nil)
+}
+
+func (w *world) dial() *client.Client {
+	for {
+		c, err := client.Over(w.t.Context(), w.net.Open, client.Options{})
+		if err == nil {
+			return c
+		}
+		pauseFor(10 * time.Millisecond)
+	}
+}
+
+func pauseFor(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // in a bubble
+}
+
+// run lets the world live and returns what went wrong.
+func (w *world) run() []string {
+	var workers sync.WaitGroup
+	for i := range worldClients * worldWorkers {
+		workers.Go(func() { w.work(i%worldClients, rand.New(rand.NewPCG(w.seed, 1+uint64(i)))) })
+	}
+	w.disturb()
+	workers.Wait()
+	w.net.Calm()
+	pauseFor(5 * time.Minute) // whatever is still on its way arrives
+	if w.rand.IntN(2) == 0 {
+		w.crash()
+		w.start()
+	}
+	wrong := w.ledger.close(w.readAll())
+	for i := range w.clients {
+		w.close(i)
+	}
+	w.net.Close()
+	w.node.stop(w.t)
+	return append(wrong, w.answers.wrong...)
+}
+
+// disturb does to node and clients what the trouble says.
+func (w *world) disturb() {
+	var all []func()
+	add := func(n int, f func()) {
+		for range n {
+			all = append(all, f)
+		}
+	}
+	down := func() {
+		pauseFor(time.Duration(w.rand.IntN(3000)) * time.Millisecond)
+		w.start()
+	}
+	add(w.trouble.crashes, func() { w.crash(); down() })
+	add(w.trouble.restarts, func() { w.stop(); down() })
+	add(w.trouble.forgets, w.forget)
+	add(w.trouble.closes, func() {
+		i := w.rand.IntN(worldClients)
+		w.net.Note("client %d is closed", i)
+		w.close(i)
+		w.clients[i].Store(w.dial())
+	})
+	w.rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	for _, f := range all {
+		pauseFor(time.Duration(w.rand.ExpFloat64() * float64(300*time.Millisecond)))
+		f()
+	}
+}
+
+// forget lets the node forget a session, as it does when one expires.
+func (w *world) forget() {
+	known := w.net.Sessions()
+	if len(known) == 0 {
+		return
+	}
+	s := known[w.rand.IntN(len(known))]
+	w.net.Note("session %x of shard %d is forgotten", s.ID, s.Shard)
+	w.node.runtime.CloseSession(s.Shard, s.ID, func(uint64, error) {})
+}
+
+func (w *world) close(i int) {
+	c := w.clients[i].Load()
+	_ = c.Close()
+	w.stats.Retries += c.Stats().Retries
+	w.stats.Connects += c.Stats().Connects
+}
+
+// readAll reads the counters over a calm network.
+func (w *world) readAll() map[string]int64 {
+	c := w.dial()
+	defer c.Close()
+	values := make(map[string]int64)
+	for i := range worldKeys {
+		ctx, cancel := context.WithTimeout(context.Background(), patient)
+		value, err := c.Counter(worldKey(i)).Get(ctx)
+		cancel()
+		if err != nil {
+			w.t.Fatalf("read: %v", err)
+		}
+		values[worldKey(i)] = value
+	}
+	return values
+}
+
+func worldKey(i int) string { return fmt.Sprintf("key-%d", i) }
+
+// work runs a worker's operations.
+func (w *world) work(i int, r *rand.Rand) {
+	for range worldOps {
+		w.operate(w.clients[i].Load(), r)
+		switch n := r.IntN(40); {
+		case n == 0 && w.trouble.idles:
+			pauseFor(70 * time.Minute)
+		case n < 4:
+			pauseFor(time.Duration(r.IntN(2000)) * time.Millisecond)
+		default:
+			pauseFor(time.Duration(r.IntN(20)) * time.Millisecond)
+		}
+	}
+}
+
+// operate runs one operation of any form, with any patience.
+func (w *world) operate(c *client.Client, r *rand.Rand) {
+	ctx, cancel := context.Background(), context.CancelFunc(func() {})
+	sure := false // its outcome must be learnt
+	switch r.IntN(8) {
+	case 0:
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(1+r.IntN(40))*time.Millisecond)
+	case 1:
+		ctx, cancel = context.WithCancel(ctx)
+		time.AfterFunc(time.Duration(r.IntN(40))*time.Millisecond, cancel)
+	case 2:
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(1+r.IntN(6000))*time.Millisecond)
+	case 3, 4, 5:
+		sure = w.trouble.keepsSessions()
+		ctx, cancel = context.WithTimeout(ctx, patient)
+	default: // the client's own patience
+	}
+	defer cancel()
+	switch r.IntN(6) {
+	case 0, 1, 2:
+		w.addOne(ctx, c, r, sure)
+	case 3:
+		w.addBatch(ctx, c, r, sure)
+	case 4:
+		if os.Getenv("MANY") != "" {
+			w.addMany(ctx, c, r, sure)
+		}
+	default:
+		w.get(ctx, c, r)
+	}
+}
+
+func (w *world) addOne(ctx context.Context, c *client.Client, r *rand.Rand, sure bool) {
+	key, delta := worldKey(r.IntN(worldKeys)), 1+r.Int64N(9)
+	floor := w.ledger.floor(key)
+	value, err := c.Counter(key).Add(ctx, delta)
+	w.ended(key, delta, floor, value, err, sure)
+}
+
+func (w *world) addBatch(ctx context.Context, c *client.Client, r *rand.Rand, sure bool) {
+	b := handles.NewBatch(c)
+	type planned struct {
+		key          string
+		delta, floor int64
+		answer       handles.CounterAnswer
+	}
+	var all []planned
+	for range 1 + r.IntN(20) {
+		p := planned{key: worldKey(r.IntN(worldKeys)), delta: 1 + r.Int64N(9)}
+		p.floor, p.answer = w.ledger.floor(p.key), b.CounterAdd(p.key, p.delta)
+		all = append(all, p)
+	}
+	_ = b.Do(ctx)
+	for _, p := range all {
+		value, err := p.answer.Value()
+		w.ended(p.key, p.delta, p.floor, value, err, sure)
+	}
+}
+
+func (w *world) addMany(ctx context.Context, c *client.Client, r *rand.Rand, sure bool) {
+	var (
+		keys           []string
+		deltas, floors []int64
+	)
+	for range 1 + r.IntN(20) {
+		key := worldKey(r.IntN(worldKeys))
+		keys, deltas, floors = append(keys, key), append(deltas, 1+r.Int64N(9)), append(floors, w.ledger.floor(key))
+	}
+	values, err := handles.AddMany(ctx, c, keys, deltas)
+	errs := make([]error, len(keys))
+	if some, ok := errors.AsType[*handles.ManyError](err); ok {
+		for _, f := range some.Failed {
+			errs[f.Index] = f.Err
+		}
+	} else if err != nil {
+		values = make([]int64, len(keys))
+		for i := range errs {
+			errs[i] = err
+		}
+	}
+	for i, key := range keys {
+		w.ended(key, deltas[i], floors[i], values[i], errs[i], sure)
+	}
+}
+
+// ended takes the end of an add.
+func (w *world) ended(key string, delta, floor, value int64, err error, sure bool) {
+	w.ledger.add(key, delta, floor, value, err)
+	if sure && err != nil {
+		w.ledger.fail("%s: a patient add was told: %v", key, err)
+	}
+	if _, ok := errors.AsType[*failure.Error](err); err != nil && !ok {
+		w.ledger.fail("%s: an error of an unknown type: %v", key, err)
+	}
+}
+
+func (w *world) get(ctx context.Context, c *client.Client, r *rand.Rand) {
+	key := worldKey(r.IntN(worldKeys))
+	floor := w.ledger.floor(key)
+	if value, err := c.Counter(key).Get(ctx); err == nil {
+		w.ledger.read(key, floor, value)
+	}
+}

@@ -1,0 +1,394 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/wire"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+	"github.com/quern-io/quern/server"
+)
+
+// slowly is a backend that answers when it is told to.
+type slowly struct {
+	fake
+
+	mu   sync.Mutex
+	held []held // guarded by mu
+	more chan struct{}
+}
+
+type held struct {
+	op   *handles.Operation
+	done handles.Completer
+}
+
+func newSlowly() *slowly { return &slowly{more: make(chan struct{}, 1<<20)} }
+
+func (b *slowly) Submit(op *handles.Operation, _ time.Time, done handles.Completer) {
+	op.Origin = handles.Origin{Node: "node-1", Shard: 7}
+	b.mu.Lock()
+	b.held = append(b.held, held{op, done})
+	b.mu.Unlock()
+	b.more <- struct{}{}
+}
+
+// take waits until n operations are held, and takes them.
+func (b *slowly) take(n int) []held {
+	for range n {
+		<-b.more
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	taken := b.held[:n]
+	b.held = b.held[n:]
+	return taken
+}
+
+func (h held) answer(epoch uint64) {
+	if out, ok := h.op.Reply.(*quernv1.CounterServiceAddResponse); ok {
+		out.Value = int64(epoch) //nolint:gosec // small
+	}
+	h.done.Completed(epoch, nil)
+}
+
+// talk is a stream as a client of any language sees it.
+type talk struct {
+	t      *testing.T
+	stream quernv1.GrainService_StreamClient
+	hello  *quernv1.StreamHello
+}
+
+func converse(t *testing.T, s *server.Server) *talk {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	t.Cleanup(cancel)
+	stream, err := quernv1.NewGrainServiceClient(plain(t, s.GRPCAddr())).Stream(ctx, grpc.ForceCodecV2(wire.NewCodec()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &talk{t: t, stream: stream}
+	if k.hello = k.hear().GetHello(); k.hello == nil {
+		t.Fatal("no hello")
+	}
+	k.say(&quernv1.GrainServiceStreamRequest{Methods: []*quernv1.StreamMethod{{Ref: 1, Procedure: handles.CounterAdd.Procedure}}})
+	return k
+}
+
+func (k *talk) say(m *quernv1.GrainServiceStreamRequest) {
+	k.t.Helper()
+	if err := k.stream.Send(m); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+func (k *talk) hear() *quernv1.GrainServiceStreamResponse {
+	k.t.Helper()
+	m, err := k.stream.Recv()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return m
+}
+
+// reason is why the stream ended.
+func (k *talk) reason() failure.Reason {
+	k.t.Helper()
+	for {
+		if _, err := k.stream.Recv(); err != nil {
+			e, ok := wire.FromStatus(status.Convert(err))
+			if !ok {
+				k.t.Fatalf("ended with %v", err)
+			}
+			return e.Reason
+		}
+	}
+}
+
+func addOf(t *testing.T, id uint64, key string) *quernv1.StreamOperation {
+	t.Helper()
+	b, err := proto.Marshal(&quernv1.CounterServiceAddRequest{Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &quernv1.StreamOperation{Id: id, Method: 1, Request: b}
+}
+
+func operations(all ...*quernv1.StreamOperation) *quernv1.GrainServiceStreamRequest {
+	return &quernv1.GrainServiceStreamRequest{Operations: all}
+}
+
+func TestStreamAnswers(t *testing.T) {
+	t.Parallel()
+	k := converse(t, start(t, &fake{}))
+	if k.hello.GetNode() != "node-1" || k.hello.GetShards() != 256 || k.hello.GetWindow() == 0 || k.hello.GetMaxFrameBytes() != 1<<20 {
+		t.Errorf("hello %v", k.hello)
+	}
+	k.say(operations(addOf(t, 5, "a"), addOf(t, 6, "a"), addOf(t, 7, "")))
+	m := k.hear()
+	if len(m.GetOrigins()) != 1 || m.GetOrigins()[0].GetEpoch() != origin.Epoch || m.GetOrigins()[0].GetNode() != origin.Node {
+		t.Errorf("origins %v", m.GetOrigins())
+	}
+	for i, want := range []int64{1, 2} {
+		var a quernv1.CounterServiceAddResponse
+		r := m.GetReplies()[i]
+		if err := proto.Unmarshal(r.GetReply(), &a); err != nil || a.GetValue() != want || r.GetId() != uint64(5+i) {
+			t.Errorf("reply %v: %v, %v", r, &a, err)
+		}
+	}
+	if e := m.GetReplies()[2].GetError(); e.GetReason() != "INVALID_KEY" || e.GetUnknown() || e.GetCode() != uint32(codes.InvalidArgument) {
+		t.Errorf("got %v", e)
+	}
+	k.say(operations(addOf(t, 8, "a")))
+	if m := k.hear(); len(m.GetOrigins()) != 0 || len(m.GetReplies()) != 1 {
+		t.Errorf("the second frame: %v", m)
+	}
+	k.say(&quernv1.GrainServiceStreamRequest{Ping: 99})
+	if m := k.hear(); m.GetPong() != 99 {
+		t.Errorf("got %v", m)
+	}
+	if err := k.stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.stream.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+func TestStreamRefusesOperations(t *testing.T) {
+	t.Parallel()
+	b := &fake{}
+	k := converse(t, start(t, b))
+	k.say(&quernv1.GrainServiceStreamRequest{Methods: []*quernv1.StreamMethod{{Ref: 9, Procedure: "/quern.v1.CounterService/Divide"}}})
+	numbered := addOf(t, 4, "a")
+	numbered.Number = 1
+	garbage := addOf(t, 5, "a")
+	garbage.Request = []byte{0xff}
+	k.say(operations(
+		&quernv1.StreamOperation{Id: 1, Method: 9}, &quernv1.StreamOperation{Id: 2, Method: 10_000}, &quernv1.StreamOperation{Id: 3},
+		numbered, garbage))
+	want := []string{"UNKNOWN_METHOD", "UNKNOWN_METHOD", "UNKNOWN_METHOD", "SESSION_EXPIRED", "INVALID_FIELD"}
+	for i, r := range k.hear().GetReplies() {
+		if r.GetId() != uint64(i+1) || r.GetError().GetReason() != want[i] || r.GetError().GetUnknown() {
+			t.Errorf("got %v, want %s", r, want[i])
+		}
+	}
+	if n := b.calls.Load(); n != 0 {
+		t.Errorf("%d calls reached the backend", n)
+	}
+}
+
+func TestStreamEndsWithAReason(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		frame *quernv1.GrainServiceStreamRequest
+		want  failure.Reason
+	}{
+		"no id":          {operations(&quernv1.StreamOperation{Method: 1}), failure.InvalidField},
+		"method 0":       {&quernv1.GrainServiceStreamRequest{Methods: []*quernv1.StreamMethod{{Procedure: "x"}}}, failure.InvalidField},
+		"method 1025":    {&quernv1.GrainServiceStreamRequest{Methods: []*quernv1.StreamMethod{{Ref: 1025, Procedure: "x"}}}, failure.InvalidField},
+		"open at 256":    {&quernv1.GrainServiceStreamRequest{OpenSessions: []uint32{256}}, failure.InvalidField},
+		"named at 1<<31": {&quernv1.GrainServiceStreamRequest{Sessions: []*quernv1.StreamSession{{Shard: 1 << 31, Id: []byte("0123456789abcdef")}}}, failure.InvalidField},
+		"over the limit": {operations(addOf(t, 1, strings.Repeat("k", 1<<20))), failure.Limit},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := &fake{}
+			k := converse(t, start(t, b))
+			k.say(tt.frame)
+			if got := k.reason(); got != tt.want {
+				t.Errorf("ended with %v", got)
+			}
+			if b.calls.Load() != 0 {
+				t.Error("the backend was called")
+			}
+		})
+	}
+}
+
+// TestStreamGarbage: what is no frame ends its stream; what came before it is
+// carried out, and other streams go on.
+func TestStreamGarbage(t *testing.T) {
+	t.Parallel()
+	b := &fake{}
+	s := start(t, b)
+	other := converse(t, s)
+	for _, raw := range []string{"\xff", "\x22\x05\x08", "\x0a\x03\x12\x01\xff", "\x1a\x01\xff", "\x00"} {
+		k := converse(t, s)
+		k.say(operations(addOf(t, 1, "a")))
+		k.hear()
+		if err := k.stream.SendMsg(&wire.Frame{Bytes: []byte(raw)}); err != nil {
+			t.Fatal(err)
+		}
+		if got := k.reason(); got != failure.InvalidField {
+			t.Errorf("%q ended with %v", raw, got)
+		}
+	}
+	other.say(operations(addOf(t, 1, "a")))
+	var a quernv1.CounterServiceAddResponse
+	if err := proto.Unmarshal(other.hear().GetReplies()[0].GetReply(), &a); err != nil || a.GetValue() != 6 {
+		t.Errorf("got %v, %v", &a, err)
+	}
+}
+
+func TestStreamSessions(t *testing.T) {
+	t.Parallel()
+	k := converse(t, start(t, &fake{}))
+	k.say(&quernv1.GrainServiceStreamRequest{OpenSessions: []uint32{3, 200}})
+	var opened []*quernv1.StreamSession
+	for len(opened) < 2 {
+		opened = append(opened, k.hear().GetSessions()...)
+	}
+	for i, shard := range []uint32{3, 200} {
+		if o := opened[i]; o.GetShard() != shard || len(o.GetId()) != 16 || o.GetClose() {
+			t.Errorf("got %v", o)
+		}
+	}
+	k.say(&quernv1.GrainServiceStreamRequest{Sessions: []*quernv1.StreamSession{{Shard: 3, Id: opened[0].GetId(), Close: true}}})
+	if m := k.hear(); len(m.GetSessions()) != 1 || !m.GetSessions()[0].GetClose() || m.GetSessions()[0].GetShard() != 3 {
+		t.Errorf("got %v", m)
+	}
+}
+
+// TestEpochsDoNotMix: a reply of the former epoch does not follow the news of
+// the next one.
+func TestEpochsDoNotMix(t *testing.T) {
+	t.Parallel()
+	b := newSlowly()
+	k := converse(t, start(t, b))
+	k.say(operations(addOf(t, 1, "a")))
+	b.take(1)[0].answer(1)
+	epoch := k.hear().GetOrigins()[0].GetEpoch()
+	for round := range uint64(50) {
+		k.say(operations(addOf(t, 1, "a"), addOf(t, 2, "a"), addOf(t, 3, "a")))
+		for i, h := range b.take(3) {
+			h.answer(round + 1 + uint64(i)/2) // the last one under the next epoch
+		}
+		for n := 0; n < 3; {
+			m := k.hear()
+			for _, o := range m.GetOrigins() {
+				epoch = o.GetEpoch()
+			}
+			for _, r := range m.GetReplies() {
+				n++
+				var a quernv1.CounterServiceAddResponse
+				if err := proto.Unmarshal(r.GetReply(), &a); err != nil || uint64(a.GetValue()) != epoch { //nolint:gosec // small
+					t.Fatalf("a reply of epoch %d under %d, %v", a.GetValue(), epoch, err)
+				}
+			}
+		}
+	}
+}
+
+// TestStreamWindow: a client that ignores its credit is not read any further,
+// and loses nothing.
+func TestStreamWindow(t *testing.T) {
+	t.Parallel()
+	b := newSlowly()
+	k := converse(t, start(t, b))
+	window, n := int(k.hello.GetWindow()), 3*int(k.hello.GetWindow())
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		var frame []*quernv1.StreamOperation
+		for id := 1; id <= n; id++ {
+			frame = append(frame, addOf(t, uint64(id), "a"))
+			if len(frame) == 1000 || id == n {
+				k.say(operations(frame...))
+				frame = frame[:0]
+			}
+		}
+	}()
+	heard := make(chan int, 1)
+	go func() {
+		total := 0
+		for total < n {
+			total += len(k.hear().GetReplies())
+		}
+		heard <- total
+	}()
+	for done := 0; done < n; {
+		batch := b.take(min(window, n-done))
+		for range 100 {
+			runtime.Gosched()
+		}
+		b.mu.Lock()
+		if extra := len(b.held); extra > 0 {
+			t.Errorf("%d operations beyond the window", extra)
+		}
+		b.mu.Unlock()
+		for _, h := range batch {
+			h.answer(1)
+		}
+		done += len(batch)
+	}
+	<-sent
+	if total := <-heard; total != n {
+		t.Errorf("%d replies", total)
+	}
+}
+
+// TestUnreadRepliesCutTheClientOff, and others are served meanwhile.
+func TestUnreadRepliesCutTheClientOff(t *testing.T) {
+	t.Parallel()
+	b := &fake{}
+	s := start(t, b, func(c *server.Config) { c.WriteTimeout = 300 * time.Millisecond })
+	k := converse(t, s)
+	ids := uint64(0)
+	began := time.Now()
+	for {
+		frame := make([]*quernv1.StreamOperation, 500)
+		for i := range frame {
+			ids++
+			frame[i] = addOf(t, ids, "a")
+		}
+		if err := k.stream.Send(operations(frame...)); err != nil {
+			break
+		}
+		if time.Since(began) > testTimeout {
+			t.Fatal("still connected")
+		}
+	}
+	if n := b.calls.Load(); n > 1_000_000 {
+		t.Errorf("%d operations for a client that does not read", n)
+	}
+	other := converse(t, s)
+	other.say(operations(addOf(t, 1, "b")))
+	other.hear()
+}
+
+// TestStopAnswersStreams: what was begun is answered, then the stream says why
+// it ends.
+func TestStopAnswersStreams(t *testing.T) {
+	t.Parallel()
+	b := newSlowly()
+	s := start(t, b)
+	k := converse(t, s)
+	k.say(operations(addOf(t, 1, "a")))
+	begun := b.take(1)[0]
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.Stop(context.Background()) }()
+	begun.answer(3)
+	if r := k.hear().GetReplies(); len(r) != 1 || r[0].GetId() != 1 || r[0].GetError() != nil {
+		t.Errorf("got %v", r)
+	}
+	if got := k.reason(); got != failure.Stopping {
+		t.Errorf("ended with %v", got)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
