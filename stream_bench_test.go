@@ -2,6 +2,7 @@ package quern_test
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"sync"
 	"testing"
@@ -9,59 +10,66 @@ import (
 	"github.com/quern-io/quern"
 	"github.com/quern-io/quern/client"
 	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/machine"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
 // BenchmarkStream is the whole way of an add over loopback, through sessions,
 // with node and client in one process.
 func BenchmarkStream(b *testing.B) {
-	for _, tt := range []struct{ callers, batch int }{{1, 1}, {64, 1}, {50, 16}, {50, 128}} {
-		b.Run(strconv.Itoa(tt.callers)+"x"+strconv.Itoa(tt.batch), func(b *testing.B) {
-			c := remote(b)
+	for _, tt := range []struct{ callers, connections, batch int }{
+		{1, 1, 1}, {64, 1, 1}, {50, 50, 16}, {50, 1, 16}, {50, 50, 128}, {50, 1, 128},
+	} {
+		b.Run(fmt.Sprintf("callers=%d/connections=%d/batch=%d", tt.callers, tt.connections, tt.batch), func(b *testing.B) {
+			to := remote(b, tt.connections)
+			names := make([]string, 10_000)
+			for i := range names {
+				names[i] = "k" + strconv.Itoa(i)
+			}
+			addAll(b, to[0], names, 0, 100, len(names)*3)
 			b.ReportAllocs()
 			b.ResetTimer()
+			cpu := machine.CPUTime()
 			var all sync.WaitGroup
 			for caller := range tt.callers {
-				all.Go(func() { addAll(b, c, caller, tt.batch, b.N/tt.callers) })
+				all.Go(func() { addAll(b, to[caller%len(to)], names, caller, tt.batch, b.N/tt.callers) })
 			}
 			all.Wait()
-			b.ReportMetric(float64(c.Stats().Operations)/float64(c.Stats().Frames), "ops/frame")
+			b.ReportMetric(float64(machine.CPUTime()-cpu)/float64(b.N), "cpu-ns/op")
 		})
 	}
 }
 
-func remote(b *testing.B) *client.Client {
+func remote(b *testing.B, connections int) (to []*client.Client) {
 	b.Helper()
 	node, err := quern.Open(b.Context(), quern.Config{Store: quern.StoreMemory, Listen: "127.0.0.1:0"})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = node.Close(context.Background()) })
-	c, err := client.Dial(b.Context(), node.GRPCAddr())
-	if err != nil {
-		b.Fatal(err)
+	for range connections {
+		c, err := client.Dial(b.Context(), node.GRPCAddr())
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = c.Close() })
+		to = append(to, c)
 	}
-	b.Cleanup(func() { _ = c.Close() })
-	return c
+	return to
 }
 
-// addAll adds n times, batch by batch, over a thousand keys.
-func addAll(b *testing.B, c *client.Client, caller, batch, n int) {
+// addAll adds n times, batch by batch, over all keys.
+func addAll(b *testing.B, c *client.Client, names []string, caller, batch, n int) {
 	b.Helper()
-	const keys = 10_000
 	ops := make([]*handles.Operation, batch)
 	requests := make([]quernv1.CounterServiceAddRequest, batch)
 	for i := range ops {
 		ops[i] = &handles.Operation{Method: handles.CounterAdd, Request: &requests[i], Reply: &quernv1.CounterServiceAddResponse{}}
 	}
-	names := make([]string, keys)
-	for i := range names {
-		names[i] = "k" + strconv.Itoa(i)
-	}
 	at := caller * 7919
 	for range n / batch {
 		for i := range ops {
-			at = (at + 7919) % keys
+			at = (at + 7919) % len(names)
 			requests[i].Key, ops[i].Key = names[at], names[at]
 		}
 		c.InvokeAll(context.Background(), ops)

@@ -29,7 +29,9 @@
 //	         unknown", and the shard reads nothing until it has raised its epoch
 //	fenced   another node has the shard: it answers NOT_OWNER from now on
 //
-// A store that is not durable (memory) opens the gate at once.
+// A store that is not durable (memory) opens the gate at once, and is written to
+// every 50 ms: what a shard that restarts after a defect has acknowledged since
+// its last commit is gone.
 //
 // # Kept answers
 //
@@ -37,11 +39,43 @@
 // for 24 hours, in the same commit as the state. The grain's table of kept
 // answers is loaded by the first operation that carries a key.
 //
+// # Sessions
+//
+// A client that repeats what it has no answer to numbers its operations within a
+// session, after RIFL (Lee, Park, Kejriwal, Matsushita and Ousterhout,
+// "Implementing Linearizability at Large Scale and Low Latency", SOSP 2015). A
+// session is a grain of a kind of the runtime's own: it is loaded, evicted, timed
+// and committed like any other. It keeps the results of the client's numbers,
+// each in the same commit as the state that it tells of, until the client says
+// that it has settled them. So a number runs once, and all of its repeats get its
+// first answer: at once, or with the first one when that becomes durable.
+//
+// Every commit takes all that is dirty, since a result must not be separated from
+// its state. It stays bounded because the turns stop where the next commit is
+// full, until the one under way has landed. A state that does not encode takes
+// the results that tell of it back with it.
+//
+// Where we depart from the paper:
+//
+//   - A session is between a client and one shard, not a lease of the client with
+//     the cluster. A shard gives it 128 random bits, which are durable before the
+//     client hears of them. So "no record" means expired or closed, never new.
+//   - Results may come in any order, within a window of 1,024 numbers above what
+//     is settled and 256 KiB, beyond which is OVERLOADED.
+//   - A handler's refusal is a result like any other. What was not done
+//     (OVERLOADED, HANDLER_FAILED and the like) is none: the number stays free.
+//   - A number is not tied to a request: who sends another one under it gets the
+//     first one's answer.
+//   - It expires by the shard's clock, an hour after its last use. What comes
+//     later is refused with SESSION_EXPIRED, and not applied.
+//   - Reads carry no number.
+//
 // # Time and bounds
 //
 // A shard's clock starts at the later of its last commit and the wall clock, and
 // runs on by the monotonic clock. What is due is found by a table of timers in
 // the store; a grain that is used is expired first. Queues are bounded per shard
 // (Config.QueueLimit, Config.WaitLimit), the memory by Config.ResidentLimit with
-// eviction by the clock algorithm.
+// eviction by the clock algorithm. A shard has at most 8,192 sessions; one that
+// was used within the last 10 seconds is not evicted.
 package actors

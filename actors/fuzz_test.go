@@ -42,7 +42,9 @@ func FuzzOnceRecord(f *testing.F) {
 // comes back.
 func FuzzSessionRecord(f *testing.F) {
 	for _, r := range []*storev1.SessionRecord{
-		{}, {ExpiresAtMs: 1}, {ExpiresAtMs: 1 << 40, Done: 1<<64 - 1},
+		{},
+		{ExpiresAtMs: 1},
+		{ExpiresAtMs: 1 << 40, Done: 1<<64 - 1},
 		{ExpiresAtMs: 1, Done: 1<<64 - 2, Results: []*storev1.SessionResult{
 			{Number: 1<<64 - 1, Answer: &storev1.SessionResult_Reply{}},
 		}},

@@ -143,7 +143,7 @@ func (s *shard) failEncode(g *grain, err error) {
 	}
 	all := s.gate.dirtyCalls.take()
 	for c := all.pop(); c != nil; c = all.pop() {
-		if c.grain != g && !(c.numbered && lost[c.place()]) {
+		if c.grain != g && (!c.numbered || !lost[c.place()]) {
 			s.gate.dirtyCalls.push(c)
 			continue
 		}

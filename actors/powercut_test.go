@@ -52,11 +52,12 @@ type powerCut struct {
 	// wrap breaks the store, where it is not nil.
 	wrap   func(actors.Store) actors.Store
 	client retrier
-	// cutHere cuts the power, and returns when that has happened.
+
+	mu sync.Mutex
+	// cutHere cuts the power, and returns when that has happened; nil while
+	// there is no load.
 	cutHere func()
-	// problem is the first broken promise.
-	mu      sync.Mutex
-	problem error
+	problem error // the first broken promise
 	// Per key: adds that were acknowledged, and that were begun.
 	acked, begun [powerKeys]atomic.Int64
 	ids          [powerKeys]string
@@ -85,6 +86,21 @@ func (p *powerCut) kept() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.problem == nil
+}
+
+func (p *powerCut) setCut(here func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cutHere = here
+}
+
+func (p *powerCut) cutNow() {
+	p.mu.Lock()
+	here := p.cutHere
+	p.mu.Unlock()
+	if here != nil {
+		here()
+	}
 }
 
 func (p *powerCut) open() *rig {
@@ -141,10 +157,11 @@ func (p *powerCut) loadUntilCut(r *rig) {
 	after := 20 + p.rand.IntN(300)
 	cutNow, cut := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	p.cutHere = func() {
+	p.setCut(func() {
 		once.Do(func() { close(cutNow) })
 		<-cut
-	}
+	})
+	defer p.setCut(nil)
 	var done atomic.Int64
 	var wg sync.WaitGroup
 	for caller := range powerCallers {

@@ -233,7 +233,7 @@ func (p *powerCut) apart(store actors.Store) actors.Store {
 	return splitStore{store, func(ctx context.Context, to actors.Store, states, sessions []actors.Batch) []actors.Verdict {
 		to.Commit(ctx, states)
 		if commits++; commits > 20 {
-			p.cutHere()
+			p.cutNow()
 		}
 		return to.Commit(ctx, sessions)
 	}}

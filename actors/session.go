@@ -113,7 +113,9 @@ func (s *session) find(number uint64) *result {
 	return nil
 }
 
-func (s *session) at(number uint64) *result { return &s.window[number&uint64(len(s.window)-1)] }
+func (s *session) at(number uint64) *result {
+	return &s.window[number&uint64(len(s.window)-1)] //nolint:gosec // not empty
+}
 
 // forget takes a result back.
 func (s *session) forget(number uint64) {
@@ -126,7 +128,7 @@ func (s *session) forget(number uint64) {
 // room makes the window reach a number above done, within sessionWindow.
 func (s *session) room(number uint64) {
 	size := max(len(s.window), 8)
-	for uint64(size) < number-s.done { //nolint:gosec // positive
+	for uint64(size) < number-s.done {
 		size *= 2
 	}
 	if size == len(s.window) {
@@ -191,7 +193,9 @@ func (r *result) answer() (reply []byte, refusal *failure.Error) {
 func (s *session) weight() int { return len(s.window)/4 + s.bytes/128 }
 
 // Size implements Sizer: a bound of the record, but for a few bytes.
-func (s *session) Size() int { return s.bytes + 24*int(min(s.top-s.done, uint64(len(s.window)))) }
+func (s *session) Size() int {
+	return s.bytes + 24*int(min(s.top-s.done, uint64(len(s.window)))) //nolint:gosec // at most sessionWindow
+}
 
 // Apply implements State. Nothing runs on a session but the shard itself, which
 // also ends it when its time has come.
@@ -242,7 +246,7 @@ func (r *result) append(b []byte, number uint64) []byte {
 	b = protowire.AppendVarint(b, uint64(tagBytes+protowire.SizeVarint(number)+tagBytes+protowire.SizeBytes(size))) //nolint:gosec // positive
 	b = appendUint(b, fieldNumber, number)
 	b = protowire.AppendTag(b, field, protowire.BytesType)
-	b = protowire.AppendVarint(b, uint64(size)) //nolint:gosec // positive
+	b = protowire.AppendVarint(b, uint64(size))
 	if refusal == nil {
 		return append(b, reply...)
 	}

@@ -51,9 +51,14 @@ const zipfExponent = 0.99
 // Random Numbers with a Given Distribution", 1991): a column by chance, then
 // by another chance that column's own key or its alias.
 type picker struct {
-	keys  uint64
-	alias []uint32 // nil where the choice is uniform
-	keep  []uint32 // the chance, in 1/2^32, to keep the column's own key
+	keys    uint64
+	columns []aliased // nil where the choice is uniform
+}
+
+// aliased is a column of the table; both halves lie on one cache line.
+type aliased struct {
+	keep  uint32 // the chance, in 1/2^32, to keep the column's own key
+	alias uint32
 }
 
 func newPicker(keys int, dist Dist) *picker {
@@ -74,7 +79,7 @@ func (p *picker) fill(weights []float64) {
 	for _, w := range weights {
 		sum += w
 	}
-	p.alias, p.keep = make([]uint32, n), make([]uint32, n)
+	p.columns = make([]aliased, n)
 	var small, large []int
 	for i := range weights {
 		weights[i] *= float64(n) / sum
@@ -87,13 +92,13 @@ func (p *picker) fill(weights []float64) {
 	for len(small) > 0 && len(large) > 0 {
 		s, l := small[len(small)-1], large[len(large)-1]
 		small = small[:len(small)-1]
-		p.keep[s], p.alias[s] = chance(weights[s]), uint32(l) //nolint:gosec // at most maxKeys
+		p.columns[s] = aliased{chance(weights[s]), uint32(l)} //nolint:gosec // at most maxKeys
 		if weights[l] -= 1 - weights[s]; weights[l] < 1 {
 			large, small = large[:len(large)-1], append(small, l)
 		}
 	}
 	for _, i := range append(small, large...) { // 1 but for rounding
-		p.keep[i], p.alias[i] = math.MaxUint32, uint32(i) //nolint:gosec // at most maxKeys
+		p.columns[i] = aliased{math.MaxUint32, uint32(i)} //nolint:gosec // at most maxKeys
 	}
 }
 
@@ -104,8 +109,10 @@ func chance(share float64) uint32 {
 // pick returns a key; random belongs to the calling worker.
 func (p *picker) pick(random *rand.PCG) int {
 	column, rest := bits.Mul64(random.Uint64(), p.keys)
-	if p.alias != nil && uint32(rest>>32) >= p.keep[column] {
-		return int(p.alias[column])
+	if p.columns != nil {
+		if c := p.columns[column]; uint32(rest>>32) >= c.keep {
+			return int(c.alias)
+		}
 	}
 	return int(column) //nolint:gosec // below keys
 }

@@ -176,6 +176,10 @@ func (e *engine) number(c *call) bool {
 	if c.number != 0 && c.sentAs == s.id {
 		return true
 	}
+	if c.number != 0 && c.perhaps {
+		e.answer(c, c.verdict(errSessionGone))
+		return false
+	}
 	if s.state == sessionOpen && s.waiting.first == nil {
 		if n, ok := s.next(); ok {
 			c.number, c.sentAs = n, s.id

@@ -10,6 +10,11 @@ import (
 // errClosed is the error of what is asked of a closed client.
 var errClosed = failure.New(failure.Canceled, "the client is closed")
 
+// errSessionGone is what becomes of a call that was perhaps carried out under a
+// session that the shard has forgotten since: under another one it could count
+// twice.
+var errSessionGone = failure.New(failure.SessionExpired, "its session has expired")
+
 // session takes a node's word on a session that was to be opened or closed.
 func (e *engine) session(shard uint32, id string, closed bool, err *failure.Error) {
 	if closed {
@@ -29,10 +34,19 @@ func (e *engine) session(shard uint32, id string, closed bool, err *failure.Erro
 		s.forget()
 		s.state, s.id, s.failures = sessionOpen, id, 0
 		e.serve(s)
-	case err.Retryable():
+	case err.Retryable() || err.Outcome() == failure.Unknown && err.Reason != failure.Internal:
+		// One that was opened unknown to us expires unused.
 		s.state = sessionNone
 		s.failures++
-		e.after(max(err.RetryAfter, jittered(s.failures)), nil, func() {
+		pause := max(err.RetryAfter, jittered(s.failures))
+		s.waiting.remove(func(c *call) bool {
+			late := time.Now().Add(pause).After(c.batch.patience)
+			if late {
+				e.answer(c, c.verdict(err))
+			}
+			return late
+		})
+		e.after(pause, nil, func() {
 			if s.waiting.first != nil {
 				e.open(s)
 			}
@@ -58,7 +72,8 @@ func (e *engine) close() {
 	}
 	e.closed = true
 	e.endCalls()
-	told := e.link != nil && e.closeSessions()
+	l := e.link // it may break meanwhile
+	told := l != nil && e.closeSessions()
 	e.mu.Unlock()
 	if !told {
 		return
@@ -67,7 +82,7 @@ func (e *engine) close() {
 	defer timer.Stop()
 	select {
 	case <-e.settled:
-	case <-e.link.done:
+	case <-l.done:
 	case <-timer.C:
 	}
 }

@@ -59,53 +59,76 @@ func TestCompareInProcess(t *testing.T) {
 	}
 }
 
-// TestCompareRedis measures single increments of 1,000 keys over loopback, the
-// server in a process of its own. Redis is loaded by redis-benchmark, a C
-// program with a connection per caller; Quern by its Go client, whose callers
-// share a connection.
+// TestCompareRedis measures increments of 1,000 keys over loopback, the server
+// in a process of its own. Redis is loaded by redis-benchmark, a C program with
+// a connection per caller; Quern by its Go client: one connection that all
+// callers share, or one each where the case says so.
 func TestCompareRedis(t *testing.T) {
 	rounds, d := comparison(t)
-	const callers = 64
 	scratch := t.TempDir()
 	binary, err := nodeproc.Build(t.Context(), scratch, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct {
-		name  string
-		store string
-		fsync Fsync
-	}{
-		{"durable when acknowledged", quern.StoreEmbedded, Always},
-		{"in memory", quern.StoreMemory, NoFile},
+	for name, cases := range map[string][]redisCase{
+		quern.StoreMemory: {
+			{"64 callers", 64, 1, 1, LoadBatches},
+			{"50 connections, pipelined 16", 50, 50, 16, LoadBatches},
+			{"50 callers, one connection, pipelined 16", 50, 1, 16, LoadBatches},
+			{"50 connections, pipelined 128", 50, 50, 128, LoadBatches},
+			{"50 callers, one connection, pipelined 128", 50, 1, 128, LoadBatches},
+			{"8 callers, columns of 1,000", 8, 8, 1000, LoadColumns},
+		},
+		quern.StoreEmbedded: {
+			{"64 callers", 64, 1, 1, LoadBatches},
+			{"50 connections, pipelined 128", 50, 50, 128, LoadBatches},
+		},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			redis, err := StartRedis(t.Context(), c.fsync)
-			if errors.Is(err, ErrNoRedis) {
-				testservice.Lacking(t, "redis", err.Error())
+		t.Run(name, func(t *testing.T) {
+			to := startQuern(t, binary, filepath.Join(scratch, name), name)
+			for _, c := range cases {
+				t.Run(c.name, func(t *testing.T) { c.compare(t, to, name, rounds, d) })
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer redis.Close()
-			to := startQuern(t, binary, filepath.Join(scratch, c.store), c.store)
-			setting := "no append-only file"
-			if c.fsync != NoFile {
-				setting = "appendfsync " + string(c.fsync)
-			}
-			keys := Keys("counter:", 1000)
-			result, err := Compare(t.Context(), rounds, d,
-				Contender{"quern, " + c.store + " store, gRPC", func(ctx context.Context, d time.Duration) (float64, error) {
-					return Load(callers, keys, d, adder(ctx, to))
-				}},
-				Contender{"Redis " + redis.Version + ", " + setting, redis.For(callers, len(keys), 1)})
-			report(t, result, err)
 		})
 	}
 }
 
-// startQuern starts a node as a process and connects to it.
-func startQuern(t *testing.T, binary, data, store string) *client.Client {
+// redisCase is a load that both take.
+type redisCase struct {
+	name                        string
+	callers, connections, batch int
+	load                        func(to []handles.Batcher, callers, batch int, keys []string, d time.Duration) (float64, error)
+}
+
+func (c redisCase) compare(t *testing.T, addr, store string, rounds int, d time.Duration) {
+	t.Helper()
+	fsync, setting := NoFile, "no append-only file"
+	if store == quern.StoreEmbedded {
+		fsync, setting = Always, "appendfsync always"
+	}
+	redis, err := StartRedis(t.Context(), fsync)
+	if errors.Is(err, ErrNoRedis) {
+		testservice.Lacking(t, "redis", err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer redis.Close()
+	var to []handles.Batcher
+	for range c.connections {
+		to = append(to, connect(t, addr, client.Options{}))
+	}
+	keys := Keys("counter:", 1000)
+	result, err := Compare(t.Context(), rounds, d,
+		Contender{"quern, " + store + " store", func(_ context.Context, d time.Duration) (float64, error) {
+			return c.load(to, c.callers, c.batch, keys, d)
+		}},
+		Contender{"Redis " + redis.Version + ", " + setting, redis.For(c.callers, len(keys), c.batch)})
+	report(t, result, err)
+}
+
+// startQuern starts a node as a process and returns its address.
+func startQuern(t *testing.T, binary, data, store string) string {
 	t.Helper()
 	node, err := nodeproc.Serve(binary, data, "--store", store, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
 	if err != nil {
@@ -118,7 +141,12 @@ func startQuern(t *testing.T, binary, data, store string) *client.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.Dial(ctx, at.GRPC)
+	return at.GRPC
+}
+
+func connect(t *testing.T, addr string, o client.Options) *client.Client {
+	t.Helper()
+	c, err := client.DialWith(t.Context(), addr, o)
 	if err != nil {
 		t.Fatal(err)
 	}

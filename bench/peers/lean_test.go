@@ -50,15 +50,11 @@ func TestCompareRedisLean(t *testing.T) {
 	}
 	defer redis.Close()
 	to := startQuern(t, binary, filepath.Join(scratch, "data"), quern.StoreEmbedded)
-	where, err := to.Where(t.Context(), "lean")
-	if err != nil {
-		t.Fatal(err)
-	}
 	contender := func(connections int) Contender {
 		return Contender{
 			fmt.Sprintf("quern, embedded store, h2load, %d connections", connections),
 			func(ctx context.Context, d time.Duration) (float64, error) {
-				return runH2Load(ctx, h2load, where.GetAddr(), body, connections, callers/connections, d)
+				return runH2Load(ctx, h2load, to, body, connections, callers/connections, d)
 			},
 		}
 	}

@@ -10,6 +10,9 @@ import (
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
+
+	"github.com/quern-io/quern/handles"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
 // Contender is one system doing the work that is compared.
@@ -103,6 +106,57 @@ func spread(figures []float64) Spread {
 // operation at a time, until d is over. It returns operations per second, or
 // the first error.
 func Load(callers int, keys []string, d time.Duration, add func(key string, delta int64) (int64, error)) (float64, error) {
+	return loop(callers, d, func(chance *rand.Rand, _ int) func() (int, error) {
+		return func() (int, error) {
+			_, err := add(keys[chance.IntN(len(keys))], 1)
+			return 1, err
+		}
+	})
+}
+
+// LoadBatches is Load with a batch of operations at a time, all sent before the
+// first answer is waited for. Callers share the targets evenly.
+func LoadBatches(to []handles.Batcher, callers, batch int, keys []string, d time.Duration) (float64, error) {
+	return loop(callers, d, func(chance *rand.Rand, caller int) func() (int, error) {
+		requests, ops := make([]quernv1.CounterServiceAddRequest, batch), make([]*handles.Operation, batch)
+		one := int64(1)
+		for i := range ops {
+			requests[i].Delta = &one
+			ops[i] = &handles.Operation{Method: handles.CounterAdd, Request: &requests[i], Reply: &quernv1.CounterServiceAddResponse{}}
+		}
+		return func() (int, error) {
+			for i, op := range ops {
+				op.Key = keys[chance.IntN(len(keys))]
+				requests[i].Key = op.Key
+			}
+			to[caller%len(to)].InvokeAll(context.Background(), ops)
+			for _, op := range ops {
+				if op.Err != nil {
+					return 0, op.Err
+				}
+			}
+			return batch, nil
+		}
+	})
+}
+
+// LoadColumns is Load with one bulk add of so many keys at a time.
+func LoadColumns(to []handles.Batcher, callers, batch int, keys []string, d time.Duration) (float64, error) {
+	return loop(callers, d, func(chance *rand.Rand, caller int) func() (int, error) {
+		names := make([]string, batch)
+		return func() (int, error) {
+			for i := range names {
+				names[i] = keys[chance.IntN(len(keys))]
+			}
+			_, err := handles.AddMany(context.Background(), to[caller%len(to)], names, nil)
+			return batch, err
+		}
+	})
+}
+
+// loop runs the steps of all callers over and over until d is over. A step
+// returns how many operations it did.
+func loop(callers int, d time.Duration, caller func(chance *rand.Rand, caller int) func() (int, error)) (float64, error) {
 	var (
 		stop   atomic.Bool
 		done   atomic.Int64
@@ -112,17 +166,18 @@ func Load(callers int, keys []string, d time.Duration, add func(key string, delt
 	timer := time.AfterFunc(d, func() { stop.Store(true) })
 	defer timer.Stop()
 	start := time.Now()
-	for caller := range callers {
+	for n := range callers {
 		all.Go(func() {
-			chance := rand.New(rand.NewPCG(uint64(start.UnixNano()), uint64(caller))) //nolint:gosec // picks keys
+			step := caller(rand.New(rand.NewPCG(uint64(start.UnixNano()), uint64(n))), n) //nolint:gosec // picks keys
 			count := 0
 			for !stop.Load() {
-				if _, err := add(keys[chance.IntN(len(keys))], 1); err != nil {
+				did, err := step()
+				if err != nil {
 					stop.Store(true)
 					failed <- err
 					return
 				}
-				count++
+				count += did
 			}
 			done.Add(int64(count))
 		})

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+
+	"github.com/quern-io/quern/actors"
+	"github.com/quern-io/quern/server"
 )
 
 // faultSeedEnv runs one seed of TestStreamFaults alone, and prints what
@@ -48,8 +51,37 @@ func troubleOf(seed uint64) trouble {
 	case 3:
 		r.forgets, r.closes = 2, 2
 	}
-	r.idles = seed%32 == 10
+	r.sick, r.idles = seed%5 == 1, seed%32 == 10
 	return r
+}
+
+// TestStreamFaultsAreNoticed breaks the node from outside and expects that the
+// worlds of TestStreamFaults go wrong.
+func TestStreamFaultsAreNoticed(t *testing.T) {
+	t.Parallel()
+	const enough = 60
+	for name, b := range map[string]breaks{
+		"a repeat gets a new number":      {backend: newRenumbering},
+		"results are forgotten":           {backend: func(b server.Backend) server.Backend { return forgetting{b} }},
+		"one number too many is settled":  {backend: func(b server.Backend) server.Backend { return hasty{b} }},
+		"results are not written":         {store: func(s actors.Store) actors.Store { return &parting{Store: s} }},
+		"results are written a bit later": {store: func(s actors.Store) actors.Store { return &parting{Store: s, delay: true} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(enough) {
+				r := troubleOf(seed)
+				r.sick = r.sick && b.store == nil
+				var wrong []string
+				synctest.Test(t, func(t *testing.T) { wrong = newWorld(t, seed, r, b).run() })
+				if len(wrong) > 0 {
+					t.Logf("noticed after %d seeds, the first of %d signs: %s", seed+1, len(wrong), wrong[0])
+					return
+				}
+			}
+			t.Errorf("not noticed in %d seeds", enough)
+		})
+	}
 }
 
 // faultRun runs a world and reports what was wrong in it.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/quern-io/quern/actors"
 	"github.com/quern-io/quern/client"
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
@@ -33,6 +34,8 @@ type trouble struct {
 	// crashes and restarts of the node, sessions that the node forgets, and
 	// clients that are closed in the middle.
 	crashes, restarts, forgets, closes int
+	// sick: the store does not know what it has written.
+	sick bool
 	// idles: workers rest for longer than a session lives.
 	idles bool
 }
@@ -64,6 +67,11 @@ func newWorld(t *testing.T, seed uint64, r trouble, b breaks) *world {
 		t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 0)), trouble: r, breaks: b,
 		net: faultstream.New(seed, faultstream.Rough()), disk: vfs.NewCrashableMem(),
 		answers: newFirstAnswers(), ledger: newLedger(),
+	}
+	if r.sick {
+		w.breaks.store = func(s actors.Store) actors.Store {
+			return &sickStore{Store: s, rand: rand.New(rand.NewPCG(seed, 2))}
+		}
 	}
 	w.start()
 	for i := range w.clients {
@@ -154,7 +162,12 @@ func (w *world) disturb() {
 	}
 	add(w.trouble.crashes, func() { w.crash(); down() })
 	add(w.trouble.restarts, func() { w.stop(); down() })
-	add(w.trouble.forgets, w.forget)
+	add(w.trouble.forgets, func() {
+		for range 1 + w.rand.IntN(8) { // in a row
+			w.forget()
+			pauseFor(time.Duration(w.rand.IntN(30)) * time.Millisecond)
+		}
+	})
 	add(w.trouble.closes, func() {
 		i := w.rand.IntN(worldClients)
 		w.net.Note("client %d is closed", i)
@@ -174,7 +187,8 @@ func (w *world) forget() {
 	if len(known) == 0 {
 		return
 	}
-	s := known[w.rand.IntN(len(known))]
+	newest := max(0, len(known)-2*worldClients)
+	s := known[newest+w.rand.IntN(len(known)-newest)]
 	w.net.Note("session %x of shard %d is forgotten", s.ID, s.Shard)
 	w.node.runtime.CloseSession(s.Shard, s.ID, func(uint64, error) {})
 }
