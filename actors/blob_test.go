@@ -121,6 +121,9 @@ func TestStateThatDoesNotEncode(t *testing.T) {
 		}
 		r.Crash(r.shardOf("{x}"))
 	}
+	if got, err := r.swap("{x}a", "", in(5)); err != nil || got != "three" {
+		t.Errorf("what came under the free number: %q, %v", got, err)
+	}
 }
 
 // TestReplyThatDoesNotEncode undoes its turn, whose number stays free.

@@ -48,6 +48,10 @@ type Sizer interface {
 type Turn struct {
 	now func() int64
 	key string
+	// What only some kinds ask for; see park.go.
+	next    func() uint64
+	wake    func(waiter string)
+	resumed bool
 }
 
 // TurnAt returns a turn at a fixed time, for testing a kind by itself.

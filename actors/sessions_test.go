@@ -351,11 +351,12 @@ func TestSessionsOfAShardAreBounded(t *testing.T) {
 	t.Parallel()
 	store := newFaultStore()
 	first := newRig(t, store)
+	const key = "any"
 	ids := make([]string, actors.SessionLimit)
 	var all sync.WaitGroup
 	for i := range ids {
 		all.Add(1)
-		first.OpenSession(0, func(id string, _ uint64, err error) {
+		first.OpenSession(first.shardOf(key), func(id string, _ uint64, err error) {
 			defer all.Done()
 			if err != nil {
 				t.Error(err)
@@ -366,35 +367,32 @@ func TestSessionsOfAShardAreBounded(t *testing.T) {
 	all.Wait()
 	full := func(r *rig) {
 		t.Helper()
-		r.OpenSession(0, func(_ string, _ uint64, err error) {
-			if e, ok := errors.AsType[*failure.Error](err); !ok || e.Reason != failure.Overloaded || e.RetryAfter == 0 {
-				t.Errorf("one more: %v", err)
-			}
-			all.Done()
-		})
+		_, err := r.open(key)
+		if e, ok := errors.AsType[*failure.Error](err); !ok || e.Reason != failure.Overloaded || e.RetryAfter == 0 {
+			t.Errorf("one more: %v", err)
+		}
 	}
-	all.Add(1)
 	full(first)
-	all.Wait()
 	if err := first.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	second := newRig(t, store)
-	all.Add(3)
-	second.CloseSession(0, ids[7], func(_ uint64, err error) {
-		if err != nil {
+	for _, id := range ids[:2] { // before the sessions are counted, and after it
+		if err := second.shut(key, id); err != nil {
 			t.Error(err)
 		}
-		all.Done()
-	})
-	second.OpenSession(0, func(_ string, _ uint64, err error) {
-		if err != nil {
+		if _, err := second.open(key); err != nil {
 			t.Errorf("in the place of one that was closed: %v", err)
 		}
-		all.Done()
 		full(second)
-	})
-	all.Wait()
+	}
+	// A close that is taken back counts again.
+	store.set(func(f *faultStore) { f.verdict = func(actors.Batch) actors.Status { return actors.Refused } })
+	if err := second.shut(key, ids[2]); !errors.Is(err, failure.Overloaded) {
+		t.Errorf("a close that is refused: %v", err)
+	}
+	store.set(func(f *faultStore) { f.verdict = nil })
+	full(second)
 }
 
 // TestSessionsWithoutMemory: with room for one grain in a shard, operations that

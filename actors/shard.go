@@ -349,6 +349,7 @@ func (s *shard) endActivation(err error) {
 	s.activation++
 	s.failAll(&s.gate.flyingCalls, err)
 	s.failAll(&s.gate.dirtyCalls, err)
+	s.hold(&s.gate.stalled)
 	s.hold(&s.sessions.openers)
 	s.gate.reset()
 	s.load = loadQueue{}

@@ -91,7 +91,7 @@ func (e *engine) failing(err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.down = err
-	if e.options.FailFast {
+	if e.options.Patience < 0 {
 		e.drop(func(c *call) error { return unreached(c, err) })
 	}
 }

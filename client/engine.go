@@ -64,9 +64,11 @@ const (
 // ctx has ended.
 func (e *engine) run(ctx context.Context, ops []*handles.Operation) {
 	b := e.batches.get(len(ops))
-	if d, ok := ctx.Deadline(); ok {
+	d, bounded := ctx.Deadline()
+	if bounded {
 		b.deadline, b.patience = d, d
-	} else {
+	}
+	if !bounded || e.options.Patience < 0 {
 		b.patience = time.Now().Add(e.options.Patience)
 	}
 	e.mu.Lock()
@@ -141,7 +143,7 @@ func (e *engine) begin(c *call) {
 		e.answer(c, errClosed)
 		return
 	}
-	if e.link == nil && e.options.FailFast && e.down != nil {
+	if e.link == nil && e.options.Patience < 0 && e.down != nil {
 		e.answer(c, unreached(c, e.down))
 		return
 	}
@@ -302,7 +304,7 @@ func (c *call) verdict(err *failure.Error) *failure.Error {
 // machinery.
 func kept(r failure.Reason) bool {
 	switch r {
-	case failure.Limit, failure.Overflow, failure.ConditionFailed, failure.InvalidField, failure.InvalidKey, failure.IDReused:
+	case failure.Limit, failure.Overflow, failure.ConditionFailed, failure.NotHolder, failure.InvalidField, failure.InvalidKey, failure.IDReused:
 		return true
 	default:
 		return false

@@ -20,13 +20,13 @@ type Options struct {
 	// MaxMessageBytes bounds a reply. A larger one is an OUTCOME_UNKNOWN.
 	// Default 16 MiB.
 	MaxMessageBytes int
-	// FailFast gives up when every address was tried once: in Dial, and then
-	// in every operation while no node can be reached. Without it both sit
-	// out the start of a node, as long as they may take.
+	// FailFast lets Dial give up when every address was tried once. Without
+	// it Dial sits out the start of a node, until its context ends.
 	FailFast bool
 	// Patience is how long an operation whose context has no deadline waits
 	// for a node and is tried again. It does not bound an attempt that a node
-	// is working on. Default 10 s.
+	// is working on. Default 10 s; negative is no wait while no node can be
+	// reached, and no second attempt, whatever the context allows.
 	Patience time.Duration
 	// Unary sends each operation as a call of its own, outside of any
 	// session: what one command of a shell wants. Nothing is tried again that

@@ -367,11 +367,11 @@ func TestNobodyThere(t *testing.T) {
 	})
 }
 
-func TestFailFastSaysSoAtOnce(t *testing.T) {
+func TestNoPatience(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := newStage(t)
-		c, s := g.dial(client.Options{FailFast: true})
+		c, s := g.dial(client.Options{Patience: -1})
 		g.fail(errRefused)
 		s.Close()
 		synctest.Wait()

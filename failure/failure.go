@@ -90,6 +90,9 @@ func OutcomeOf(err error) Outcome {
 	if err == nil {
 		return NotDone
 	}
+	if many, ok := err.(interface{ Outcome() Outcome }); ok { //nolint:errorlint // of the error itself, not of its parts
+		return many.Outcome()
+	}
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Outcome()
 	}

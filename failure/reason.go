@@ -21,6 +21,8 @@ const (
 	Overflow
 	// ConditionFailed is a condition of the caller that did not hold.
 	ConditionFailed
+	// NotHolder is a fencing token, or an owner, that does not hold the lock.
+	NotHolder
 	// IDReused is an idempotency key that came with another request before.
 	IDReused
 	// SessionExpired is an operation under a session that the shard does not
@@ -87,6 +89,7 @@ var table = [reasonCount]row{
 	Limit:            {"LIMIT", codeOutOfRange, http.StatusBadRequest, NotDone, false},
 	Overflow:         {"OVERFLOW", codeOutOfRange, http.StatusBadRequest, NotDone, false},
 	ConditionFailed:  {"CONDITION_FAILED", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
+	NotHolder:        {"NOT_HOLDER", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
 	IDReused:         {"ID_REUSED", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
 	SessionExpired:   {"SESSION_EXPIRED", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
 	UnknownKind:      {"UNKNOWN_KIND", codeUnimplemented, http.StatusNotImplemented, NotDone, false},

@@ -67,6 +67,10 @@ func (e *ManyError) Error() string {
 	return fmt.Sprintf("quern: %d of %d keys failed, the first: %v", len(e.Failed), e.Keys, e.Failed[0].Err)
 }
 
+// Outcome is Unknown: a part of the call was perhaps done, or was done for sure.
+// What became of each key is in Failed.
+func (e *ManyError) Outcome() failure.Outcome { return failure.Unknown }
+
 // Unwrap lets errors.Is and errors.As look at each failure.
 func (e *ManyError) Unwrap() []error {
 	all := make([]error, len(e.Failed))

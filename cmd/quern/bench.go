@@ -16,6 +16,7 @@ import (
 
 	"github.com/quern-io/quern"
 	"github.com/quern-io/quern/bench"
+	"github.com/quern-io/quern/client"
 	"github.com/quern-io/quern/handles"
 )
 
@@ -163,7 +164,7 @@ func (a *app) connections(ctx context.Context, target string, n int) (to []handl
 		return errors.Join(errs...)
 	}
 	for range n {
-		c, err := a.connect(ctx, "--target", target)
+		c, err := a.connect(ctx, "--target", target, client.Options{})
 		if err != nil {
 			return nil, nil, errors.Join(err, stop())
 		}

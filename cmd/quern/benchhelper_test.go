@@ -63,7 +63,9 @@ func TestAKilledProcessIsAnErrorOfTheRun(t *testing.T) {
 	var helpers []bench.Helper // guarded by mu
 	a := &app{
 		stdout: &stdout, stderr: &stderr,
-		dial: func(ctx context.Context, addr string) (connection, error) { return client.Dial(ctx, addr) },
+		dial: func(ctx context.Context, addr string, _ client.Options) (connection, error) {
+			return client.Dial(ctx, addr)
+		},
 		helper: func(args []string) (bench.Helper, error) {
 			h, err := startHelper(args, &stderr)
 			mu.Lock()

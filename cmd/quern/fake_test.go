@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/quern-io/quern"
+	"github.com/quern-io/quern/client"
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
@@ -113,7 +114,7 @@ func (f *fake) try(t *testing.T, args ...string) ran {
 	a := &app{
 		stdout: &stdout,
 		stderr: &stderr,
-		dial: func(_ context.Context, addr string) (connection, error) {
+		dial: func(_ context.Context, addr string, _ client.Options) (connection, error) {
 			f.addr = addr
 			return fakeConnection{f}, nil
 		},

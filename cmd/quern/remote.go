@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/quern-io/quern/client"
 )
 
 // remote is the flags of commands that call a node.
@@ -22,7 +24,8 @@ func (r *remote) call(ctx context.Context, a *app, f func(context.Context, conne
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
-	c, err := a.connect(ctx, "--addr", r.Addr)
+	// One operation is not worth a session.
+	c, err := a.connect(ctx, "--addr", r.Addr, client.Options{Unary: true})
 	if err != nil {
 		return err
 	}
@@ -31,13 +34,13 @@ func (r *remote) call(ctx context.Context, a *app, f func(context.Context, conne
 }
 
 // connect dials; flag is where the address came from.
-func (a *app) connect(ctx context.Context, flag, addr string) (connection, error) {
+func (a *app) connect(ctx context.Context, flag, addr string, o client.Options) (connection, error) {
 	for one := range strings.SplitSeq(addr, ",") {
 		if _, port, err := net.SplitHostPort(strings.TrimSpace(one)); err != nil || port == "" {
 			return nil, usagef("%s %q: %q is not HOST:PORT", flag, addr, one)
 		}
 	}
-	return a.dial(ctx, addr)
+	return a.dial(ctx, addr, o)
 }
 
 // integer is a 64-bit number in decimal. Unlike the parser's own it takes no

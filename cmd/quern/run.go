@@ -29,7 +29,7 @@ type commands struct {
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	dial           func(ctx context.Context, addr string) (connection, error)
+	dial           func(ctx context.Context, addr string, o client.Options) (connection, error)
 	open           func(ctx context.Context, cfg quern.Config) (node, error)
 	helper         func(args []string) (bench.Helper, error)
 }
@@ -58,8 +58,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		stdin:  os.Stdin,
 		stdout: stdout,
 		stderr: stderr,
-		dial: func(ctx context.Context, addr string) (connection, error) {
-			c, err := client.DialWith(ctx, addr, client.Options{FailFast: true})
+		dial: func(ctx context.Context, addr string, o client.Options) (connection, error) {
+			o.FailFast = true
+			c, err := client.DialWith(ctx, addr, o)
 			if err != nil {
 				return nil, err //nolint:wrapcheck // it names the address
 			}

@@ -391,6 +391,285 @@ func (*SessionResult_Reply) isSessionResult_Answer() {}
 
 func (*SessionResult_Refusal) isSessionResult_Answer() {}
 
+// LockState is one lock. A lock that nobody holds or waits for has no record.
+// It holds durations rather than times: whoever reads it starts the leases
+// anew.
+type LockState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many exclusive owners it takes at a time.
+	Permits uint32 `protobuf:"varint,1,opt,name=permits,proto3" json:"permits,omitempty"`
+	// In the order in which they got it.
+	Holders []*LockHolderState `protobuf:"bytes,2,rep,name=holders,proto3" json:"holders,omitempty"`
+	// The next to be granted first.
+	Queue []*LockWaiterState `protobuf:"bytes,3,rep,name=queue,proto3" json:"queue,omitempty"`
+	// When the lock wants a turn, in Unix milliseconds by the shard's clock: what
+	// the timer table says of it.
+	DueAtMs       int64 `protobuf:"varint,4,opt,name=due_at_ms,json=dueAtMs,proto3" json:"due_at_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockState) Reset() {
+	*x = LockState{}
+	mi := &file_quern_store_v1_records_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockState) ProtoMessage() {}
+
+func (x *LockState) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_store_v1_records_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockState.ProtoReflect.Descriptor instead.
+func (*LockState) Descriptor() ([]byte, []int) {
+	return file_quern_store_v1_records_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LockState) GetPermits() uint32 {
+	if x != nil {
+		return x.Permits
+	}
+	return 0
+}
+
+func (x *LockState) GetHolders() []*LockHolderState {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+func (x *LockState) GetQueue() []*LockWaiterState {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
+func (x *LockState) GetDueAtMs() int64 {
+	if x != nil {
+		return x.DueAtMs
+	}
+	return 0
+}
+
+// LockHolderState is one hold.
+type LockHolderState struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Owner  string                 `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`
+	TtlMs  int64                  `protobuf:"varint,2,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"`
+	Token  uint64                 `protobuf:"varint,3,opt,name=token,proto3" json:"token,omitempty"`
+	Shared bool                   `protobuf:"varint,4,opt,name=shared,proto3" json:"shared,omitempty"`
+	// Granted to a waiter that has not come for it yet.
+	Unconfirmed   bool `protobuf:"varint,5,opt,name=unconfirmed,proto3" json:"unconfirmed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockHolderState) Reset() {
+	*x = LockHolderState{}
+	mi := &file_quern_store_v1_records_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockHolderState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockHolderState) ProtoMessage() {}
+
+func (x *LockHolderState) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_store_v1_records_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockHolderState.ProtoReflect.Descriptor instead.
+func (*LockHolderState) Descriptor() ([]byte, []int) {
+	return file_quern_store_v1_records_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *LockHolderState) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *LockHolderState) GetTtlMs() int64 {
+	if x != nil {
+		return x.TtlMs
+	}
+	return 0
+}
+
+func (x *LockHolderState) GetToken() uint64 {
+	if x != nil {
+		return x.Token
+	}
+	return 0
+}
+
+func (x *LockHolderState) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+func (x *LockHolderState) GetUnconfirmed() bool {
+	if x != nil {
+		return x.Unconfirmed
+	}
+	return false
+}
+
+// LockWaiterState is one place in the queue. How long it waits is not kept: the
+// waiter says so again when it comes back.
+type LockWaiterState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Owner         string                 `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`
+	TtlMs         int64                  `protobuf:"varint,2,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"`
+	Shared        bool                   `protobuf:"varint,3,opt,name=shared,proto3" json:"shared,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockWaiterState) Reset() {
+	*x = LockWaiterState{}
+	mi := &file_quern_store_v1_records_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockWaiterState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockWaiterState) ProtoMessage() {}
+
+func (x *LockWaiterState) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_store_v1_records_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockWaiterState.ProtoReflect.Descriptor instead.
+func (*LockWaiterState) Descriptor() ([]byte, []int) {
+	return file_quern_store_v1_records_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LockWaiterState) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *LockWaiterState) GetTtlMs() int64 {
+	if x != nil {
+		return x.TtlMs
+	}
+	return 0
+}
+
+func (x *LockWaiterState) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+// MapState is one map entry. An absent one has no record.
+type MapState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Value []byte                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
+	// Never 0.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Unix milliseconds by the shard's clock; 0 means never.
+	ExpiresAtMs   int64 `protobuf:"varint,3,opt,name=expires_at_ms,json=expiresAtMs,proto3" json:"expires_at_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapState) Reset() {
+	*x = MapState{}
+	mi := &file_quern_store_v1_records_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapState) ProtoMessage() {}
+
+func (x *MapState) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_store_v1_records_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapState.ProtoReflect.Descriptor instead.
+func (*MapState) Descriptor() ([]byte, []int) {
+	return file_quern_store_v1_records_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *MapState) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *MapState) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *MapState) GetExpiresAtMs() int64 {
+	if x != nil {
+		return x.ExpiresAtMs
+	}
+	return 0
+}
+
 var File_quern_store_v1_records_proto protoreflect.FileDescriptor
 
 const file_quern_store_v1_records_proto_rawDesc = "" +
@@ -417,7 +696,26 @@ const file_quern_store_v1_records_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n" +
 	"\x05reply\x18\x02 \x01(\fH\x00R\x05reply\x123\n" +
 	"\arefusal\x18\x03 \x01(\v2\x17.quern.store.v1.RefusalH\x00R\arefusalB\b\n" +
-	"\x06answerB;Z9github.com/quern-io/quern/messages/quern/store/v1;storev1b\x06proto3"
+	"\x06answer\"\xb3\x01\n" +
+	"\tLockState\x12\x18\n" +
+	"\apermits\x18\x01 \x01(\rR\apermits\x129\n" +
+	"\aholders\x18\x02 \x03(\v2\x1f.quern.store.v1.LockHolderStateR\aholders\x125\n" +
+	"\x05queue\x18\x03 \x03(\v2\x1f.quern.store.v1.LockWaiterStateR\x05queue\x12\x1a\n" +
+	"\tdue_at_ms\x18\x04 \x01(\x03R\adueAtMs\"\x8e\x01\n" +
+	"\x0fLockHolderState\x12\x14\n" +
+	"\x05owner\x18\x01 \x01(\tR\x05owner\x12\x15\n" +
+	"\x06ttl_ms\x18\x02 \x01(\x03R\x05ttlMs\x12\x14\n" +
+	"\x05token\x18\x03 \x01(\x04R\x05token\x12\x16\n" +
+	"\x06shared\x18\x04 \x01(\bR\x06shared\x12 \n" +
+	"\vunconfirmed\x18\x05 \x01(\bR\vunconfirmed\"V\n" +
+	"\x0fLockWaiterState\x12\x14\n" +
+	"\x05owner\x18\x01 \x01(\tR\x05owner\x12\x15\n" +
+	"\x06ttl_ms\x18\x02 \x01(\x03R\x05ttlMs\x12\x16\n" +
+	"\x06shared\x18\x03 \x01(\bR\x06shared\"^\n" +
+	"\bMapState\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\fR\x05value\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\"\n" +
+	"\rexpires_at_ms\x18\x03 \x01(\x03R\vexpiresAtMsB;Z9github.com/quern-io/quern/messages/quern/store/v1;storev1b\x06proto3"
 
 var (
 	file_quern_store_v1_records_proto_rawDescOnce sync.Once
@@ -431,23 +729,29 @@ func file_quern_store_v1_records_proto_rawDescGZIP() []byte {
 	return file_quern_store_v1_records_proto_rawDescData
 }
 
-var file_quern_store_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_quern_store_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_quern_store_v1_records_proto_goTypes = []any{
-	(*CounterState)(nil),  // 0: quern.store.v1.CounterState
-	(*OnceRecord)(nil),    // 1: quern.store.v1.OnceRecord
-	(*Refusal)(nil),       // 2: quern.store.v1.Refusal
-	(*SessionRecord)(nil), // 3: quern.store.v1.SessionRecord
-	(*SessionResult)(nil), // 4: quern.store.v1.SessionResult
+	(*CounterState)(nil),    // 0: quern.store.v1.CounterState
+	(*OnceRecord)(nil),      // 1: quern.store.v1.OnceRecord
+	(*Refusal)(nil),         // 2: quern.store.v1.Refusal
+	(*SessionRecord)(nil),   // 3: quern.store.v1.SessionRecord
+	(*SessionResult)(nil),   // 4: quern.store.v1.SessionResult
+	(*LockState)(nil),       // 5: quern.store.v1.LockState
+	(*LockHolderState)(nil), // 6: quern.store.v1.LockHolderState
+	(*LockWaiterState)(nil), // 7: quern.store.v1.LockWaiterState
+	(*MapState)(nil),        // 8: quern.store.v1.MapState
 }
 var file_quern_store_v1_records_proto_depIdxs = []int32{
 	2, // 0: quern.store.v1.OnceRecord.refusal:type_name -> quern.store.v1.Refusal
 	4, // 1: quern.store.v1.SessionRecord.results:type_name -> quern.store.v1.SessionResult
 	2, // 2: quern.store.v1.SessionResult.refusal:type_name -> quern.store.v1.Refusal
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	6, // 3: quern.store.v1.LockState.holders:type_name -> quern.store.v1.LockHolderState
+	7, // 4: quern.store.v1.LockState.queue:type_name -> quern.store.v1.LockWaiterState
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_quern_store_v1_records_proto_init() }
@@ -469,7 +773,7 @@ func file_quern_store_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quern_store_v1_records_proto_rawDesc), len(file_quern_store_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
