@@ -25,6 +25,9 @@ const (
 	streamBytes = 4 << 20
 	// streamMethods is how many methods a stream may give numbers to.
 	streamMethods = 1024
+	// streamBurst is how many operations a stream begins before others have a
+	// turn.
+	streamBurst = 256
 	// keptBuffer is the largest buffer that a stream keeps when it is idle.
 	keptBuffer = 64 << 10
 )
@@ -40,6 +43,7 @@ type stream struct {
 	methods  []*streamMethod // by number
 	sessions perShard[string]
 	now      time.Time // when the frame under way was read
+	begun    uint
 
 	wake chan struct{} // room for one: there is something to send
 	room chan struct{} // room for one: the reader may go on
@@ -334,6 +338,9 @@ func (s *stream) Open(shard uint32) error {
 func (s *stream) begin(bytes int) bool {
 	if !s.admit() {
 		return false
+	}
+	if s.begun++; s.begun%streamBurst == 0 {
+		runtime.Gosched()
 	}
 	s.mu.Lock()
 	s.pending++

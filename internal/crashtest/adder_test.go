@@ -41,6 +41,8 @@ type tally struct {
 	// Refused is the sum of the deltas that were said to be not done, by what
 	// was said. It explains a value that is too high.
 	Refused map[string]int64 `json:"refused,omitempty"`
+	// Spans are what the acknowledged adds did, where that was kept.
+	Spans []span `json:"spans,omitempty"`
 }
 
 // adder is one client process at work.
@@ -202,11 +204,17 @@ type adderProc struct {
 // startAdders starts n client processes against an address.
 func startAdders(t *testing.T, n int, addr string, chance *rand.Rand) *adders {
 	t.Helper()
+	return startAs(t, adderRole, n, addr, chance)
+}
+
+// startAs starts n client processes in a role.
+func startAs(t *testing.T, role string, n int, addr string, chance *rand.Rand) *adders {
+	t.Helper()
 	all := &adders{t: t, changed: make(chan struct{}, 1)}
 	for i := range n {
 		p := &adderProc{done: make(chan struct{})}
 		p.cmd = exec.CommandContext(t.Context(), os.Args[0])
-		p.cmd.Env = append(os.Environ(), roleEnv+"="+adderRole, addrEnv+"="+addr,
+		p.cmd.Env = append(os.Environ(), roleEnv+"="+role, addrEnv+"="+addr,
 			numberEnv+"="+strconv.Itoa(i), seedEnv+"="+strconv.FormatUint(chance.Uint64(), 10))
 		p.cmd.Stderr = &p.stderr
 		stdin, err := p.cmd.StdinPipe()
@@ -231,7 +239,7 @@ func startAdders(t *testing.T, n int, addr string, chance *rand.Rand) *adders {
 func (a *adders) follow(p *adderProc, stdout io.Reader) {
 	defer close(p.done)
 	lines := bufio.NewScanner(stdout)
-	lines.Buffer(nil, 1<<20)
+	lines.Buffer(nil, 64<<20)
 	for lines.Scan() {
 		if report, ok := strings.CutPrefix(lines.Text(), "result "); ok {
 			p.err = json.Unmarshal([]byte(report), &p.result)
@@ -285,6 +293,7 @@ func (a *adders) finish() map[string]tally {
 			s.Acked += one.Acked
 			s.Unknown += one.Unknown
 			s.Seen = max(s.Seen, one.Seen)
+			s.Spans = append(s.Spans, one.Spans...)
 			for why, delta := range one.Refused {
 				if s.Refused == nil {
 					s.Refused = make(map[string]int64)

@@ -33,8 +33,11 @@ const (
 var scratch string
 
 func TestMain(m *testing.M) {
-	if os.Getenv(roleEnv) == adderRole {
+	switch os.Getenv(roleEnv) {
+	case adderRole:
 		os.Exit(adderMain())
+	case streamerRole:
+		os.Exit(streamerMain())
 	}
 	os.Exit(runTests(m))
 }

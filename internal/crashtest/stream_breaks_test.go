@@ -97,11 +97,11 @@ func (f forgetting) Submit(op *handles.Operation, deadline time.Time, done handl
 	f.Backend.Submit(op, deadline, done)
 }
 
-// hasty settles one number too many.
+// hasty settles one number too many, now and then.
 type hasty struct{ server.Backend }
 
 func (h hasty) Submit(op *handles.Operation, deadline time.Time, done handles.Completer) {
-	if op.Session.ID != "" {
+	if op.Session.Number%4 == 1 {
 		op.Session.Settled++
 	}
 	h.Backend.Submit(op, deadline, done)

@@ -28,7 +28,10 @@ type entry struct {
 }
 
 // span is an acknowledged add: it took the counter from one value to another.
-type span struct{ from, to int64 }
+type span struct {
+	From int64 `json:"f"`
+	To   int64 `json:"t"`
+}
 
 func newLedger() *ledger { return &ledger{entries: make(map[string]*entry)} }
 
@@ -110,12 +113,22 @@ func (l *ledger) close(values map[string]int64) []string {
 		case value < e.highest:
 			l.wrongf("%s: UNDONE: %d, a reply showed %d", key, value, e.highest)
 		}
-		slices.SortFunc(e.spans, func(a, b span) int { return cmp.Compare(a.to, b.to) })
-		for i := 1; i < len(e.spans); i++ {
-			if a, b := e.spans[i-1], e.spans[i]; b.from < a.to {
-				l.wrongf("%s: one add was told %d to %d, another %d to %d", key, a.from, a.to, b.from, b.to)
-			}
+		for _, pair := range overlaps(e.spans) {
+			l.wrongf("%s: %s", key, pair)
 		}
 	}
 	return l.wrong
+}
+
+// overlaps finds adds that were told the same step of their counter, or parts
+// of it.
+func overlaps(spans []span) []string {
+	var all []string
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.To, b.To) })
+	for i := 1; i < len(spans); i++ {
+		if a, b := spans[i-1], spans[i]; b.From < a.To {
+			all = append(all, fmt.Sprintf("one add was told %d to %d, another %d to %d", a.From, a.To, b.From, b.To))
+		}
+	}
+	return all
 }

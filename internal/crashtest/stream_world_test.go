@@ -2,7 +2,6 @@ package crashtest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -15,8 +14,6 @@ import (
 
 	"github.com/quern-io/quern/actors"
 	"github.com/quern-io/quern/client"
-	"github.com/quern-io/quern/failure"
-	"github.com/quern-io/quern/handles"
 	"github.com/quern-io/quern/internal/faultstream"
 )
 
@@ -57,6 +54,7 @@ type world struct {
 	node    *streamNode
 	answers *firstAnswers
 	ledger  *ledger
+	callers callers
 	clients [worldClients]atomic.Pointer[client.Client]
 	stats   client.Stats // of the clients that are closed; the controller's
 }
@@ -67,6 +65,10 @@ func newWorld(t *testing.T, seed uint64, r trouble, b breaks) *world {
 		t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 0)), trouble: r, breaks: b,
 		net: faultstream.New(seed, faultstream.Rough()), disk: vfs.NewCrashableMem(),
 		answers: newFirstAnswers(), ledger: newLedger(),
+	}
+	w.callers = callers{
+		ledger: w.ledger, keys: worldKeys, key: worldKey, patient: patient, sure: r.keepsSessions(),
+		many: os.Getenv("MANY") != "",
 	}
 	if r.sick {
 		w.breaks.store = func(s actors.Store) actors.Store {
@@ -222,7 +224,7 @@ func worldKey(i int) string { return fmt.Sprintf("key-%d", i) }
 // work runs a worker's operations.
 func (w *world) work(i int, r *rand.Rand) {
 	for range worldOps {
-		w.operate(w.clients[i].Load(), r)
+		w.callers.operate(w.clients[i].Load(), r)
 		switch n := r.IntN(40); {
 		case n == 0 && w.trouble.idles:
 			pauseFor(70 * time.Minute)
@@ -231,109 +233,5 @@ func (w *world) work(i int, r *rand.Rand) {
 		default:
 			pauseFor(time.Duration(r.IntN(20)) * time.Millisecond)
 		}
-	}
-}
-
-// operate runs one operation of any form, with any patience.
-func (w *world) operate(c *client.Client, r *rand.Rand) {
-	ctx, cancel := context.Background(), context.CancelFunc(func() {})
-	sure := false // its outcome must be learnt
-	switch r.IntN(8) {
-	case 0:
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(1+r.IntN(40))*time.Millisecond)
-	case 1:
-		ctx, cancel = context.WithCancel(ctx)
-		time.AfterFunc(time.Duration(r.IntN(40))*time.Millisecond, cancel)
-	case 2:
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(1+r.IntN(6000))*time.Millisecond)
-	case 3, 4, 5:
-		sure = w.trouble.keepsSessions()
-		ctx, cancel = context.WithTimeout(ctx, patient)
-	default: // the client's own patience
-	}
-	defer cancel()
-	switch r.IntN(6) {
-	case 0, 1, 2:
-		w.addOne(ctx, c, r, sure)
-	case 3:
-		w.addBatch(ctx, c, r, sure)
-	case 4:
-		if os.Getenv("MANY") != "" {
-			w.addMany(ctx, c, r, sure)
-		}
-	default:
-		w.get(ctx, c, r)
-	}
-}
-
-func (w *world) addOne(ctx context.Context, c *client.Client, r *rand.Rand, sure bool) {
-	key, delta := worldKey(r.IntN(worldKeys)), 1+r.Int64N(9)
-	floor := w.ledger.floor(key)
-	value, err := c.Counter(key).Add(ctx, delta)
-	w.ended(key, delta, floor, value, err, sure)
-}
-
-func (w *world) addBatch(ctx context.Context, c *client.Client, r *rand.Rand, sure bool) {
-	b := handles.NewBatch(c)
-	type planned struct {
-		key          string
-		delta, floor int64
-		answer       handles.CounterAnswer
-	}
-	var all []planned
-	for range 1 + r.IntN(20) {
-		p := planned{key: worldKey(r.IntN(worldKeys)), delta: 1 + r.Int64N(9)}
-		p.floor, p.answer = w.ledger.floor(p.key), b.CounterAdd(p.key, p.delta)
-		all = append(all, p)
-	}
-	_ = b.Do(ctx)
-	for _, p := range all {
-		value, err := p.answer.Value()
-		w.ended(p.key, p.delta, p.floor, value, err, sure)
-	}
-}
-
-func (w *world) addMany(ctx context.Context, c *client.Client, r *rand.Rand, sure bool) {
-	var (
-		keys           []string
-		deltas, floors []int64
-	)
-	for range 1 + r.IntN(20) {
-		key := worldKey(r.IntN(worldKeys))
-		keys, deltas, floors = append(keys, key), append(deltas, 1+r.Int64N(9)), append(floors, w.ledger.floor(key))
-	}
-	values, err := handles.AddMany(ctx, c, keys, deltas)
-	errs := make([]error, len(keys))
-	if some, ok := errors.AsType[*handles.ManyError](err); ok {
-		for _, f := range some.Failed {
-			errs[f.Index] = f.Err
-		}
-	} else if err != nil {
-		values = make([]int64, len(keys))
-		for i := range errs {
-			errs[i] = err
-		}
-	}
-	for i, key := range keys {
-		w.ended(key, deltas[i], floors[i], values[i], errs[i], sure)
-	}
-}
-
-// ended takes the end of an add.
-func (w *world) ended(key string, delta, floor, value int64, err error, sure bool) {
-	w.ledger.add(key, delta, floor, value, err)
-	if sure && err != nil {
-		w.ledger.fail("%s: a patient add was told: %v", key, err)
-	}
-	if _, ok := errors.AsType[*failure.Error](err); err != nil && !ok {
-		w.ledger.fail("%s: an error of an unknown type: %v", key, err)
-	}
-}
-
-func (w *world) get(ctx context.Context, c *client.Client, r *rand.Rand) {
-	key := worldKey(r.IntN(worldKeys))
-	floor := w.ledger.floor(key)
-	if value, err := c.Counter(key).Get(ctx); err == nil {
-		w.ledger.read(key, floor, value)
 	}
 }
