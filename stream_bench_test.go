@@ -26,13 +26,13 @@ func BenchmarkStream(b *testing.B) {
 			for i := range names {
 				names[i] = "k" + strconv.Itoa(i)
 			}
-			addAll(b, to[0], names, 0, 100, len(names)*3)
+			addAll(b, to, names, 0, 100, len(names)*3)
 			b.ReportAllocs()
 			b.ResetTimer()
 			cpu := machine.CPUTime()
 			var all sync.WaitGroup
 			for caller := range tt.callers {
-				all.Go(func() { addAll(b, to[caller%len(to)], names, caller, tt.batch, b.N/tt.callers) })
+				all.Go(func() { addAll(b, to, names, caller, tt.batch, b.N/tt.callers) })
 			}
 			all.Wait()
 			b.ReportMetric(float64(machine.CPUTime()-cpu)/float64(b.N), "cpu-ns/op")
@@ -40,22 +40,19 @@ func BenchmarkStream(b *testing.B) {
 	}
 }
 
-func remote(b *testing.B, connections int) (to []*client.Client) {
+func remote(b *testing.B, connections int) *client.Client {
 	b.Helper()
 	node, err := quern.Open(b.Context(), quern.Config{Store: quern.StoreMemory, Listen: "127.0.0.1:0"})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = node.Close(context.Background()) })
-	for range connections {
-		c, err := client.Dial(b.Context(), node.GRPCAddr())
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.Cleanup(func() { _ = c.Close() })
-		to = append(to, c)
+	c, err := client.DialWith(b.Context(), node.GRPCAddr(), client.Options{Connections: connections})
+	if err != nil {
+		b.Fatal(err)
 	}
-	return to
+	b.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 // addAll adds n times, batch by batch, over all keys.

@@ -112,6 +112,7 @@ func TestStateThatDoesNotEncode(t *testing.T) {
 		t.Errorf("another grain: %+v", got)
 	}
 	<-blocker
+	r.Crash(r.shardOf("{x}"))
 	for range 2 {
 		if got, err := r.swap("{x}a", "three", in(3)); err != nil || got != "one" && got != "two" {
 			t.Errorf("the number is not free: %q, %v", got, err)

@@ -57,6 +57,14 @@ func (r *Runtime) RingAt(shard uint32) int {
 	return <-n
 }
 
+// SessionsAt returns how many sessions a shard has counted.
+func (r *Runtime) SessionsAt(shard uint32) int {
+	n := make(chan int, 1)
+	s := r.shards[shard]
+	s.box.post(func() { n <- s.sessions.open })
+	return <-n
+}
+
 // Raising reports whether a shard waits for its epoch.
 func (r *Runtime) Raising(shard uint32) bool {
 	is := make(chan bool, 1)

@@ -31,7 +31,7 @@ const (
 	// sessionPinned is how long after a use a session is not evicted: an
 	// operation needs it together with its grain, and each of the two could
 	// drive out the other.
-	sessionPinned = int64(0)
+	sessionPinned = int64(10 * time.Second / time.Millisecond)
 )
 
 // sessionKind makes a session a grain like any other to loads, eviction,

@@ -46,7 +46,8 @@ type batch struct {
 	// deadline is the caller's, 0 for none; patience is when trying again
 	// ends.
 	deadline, patience time.Time
-	left               int // unanswered
+	left               int  // unanswered
+	turn               uint // which stream it goes to
 	wake               chan struct{}
 	// reused: nothing else points to the calls once all are answered.
 	reused bool

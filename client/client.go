@@ -11,11 +11,13 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
+	"google.golang.org/grpc/status"
 
 	"github.com/quern-io/quern/handles"
 	"github.com/quern-io/quern/internal/frame"
@@ -43,7 +45,8 @@ var ErrUnreachable = errors.New("client: no node can be reached")
 // concurrently.
 type Client struct {
 	options Options
-	conn    *grpc.ClientConn
+	conns   []*grpc.ClientConn
+	conn    *grpc.ClientConn // the first one
 	cluster quernv1.ClusterServiceClient
 	addrs   string
 	dials   dialErrors
@@ -72,13 +75,17 @@ func DialWith(ctx context.Context, target string, o Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{options: o.withDefaults(), addrs: strings.Join(addrs, ", "), cancel: func() {}}
-	if c.conn, err = grpc.NewClient("quern:///"+addrs[0], c.dialOptions(addrs)...); err != nil {
-		return nil, fmt.Errorf("client: dial %s: %w", c.addrs, err)
+	for range c.options.Connections {
+		conn, err := grpc.NewClient("quern:///"+addrs[0], c.dialOptions(addrs)...)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("client: dial %s: %w", c.addrs, err), c.closeConns())
+		}
+		c.conns = append(c.conns, conn)
 	}
+	c.conn = c.conns[0]
 	c.cluster = quernv1.NewClusterServiceClient(c.conn)
 	if err := c.start(ctx); err != nil {
-		_ = c.conn.Close()
-		return nil, err
+		return nil, errors.Join(err, c.closeConns())
 	}
 	return c, nil
 }
@@ -87,7 +94,7 @@ func DialWith(ctx context.Context, target string, o Options) (*Client, error) {
 // them. It has no Status and no Where.
 func Over(ctx context.Context, open func(context.Context) (frame.Stream, error), o Options) (*Client, error) {
 	c := &Client{options: o.withDefaults(), addrs: "its streams", cancel: func() {}}
-	if err := c.stream(ctx, open); err != nil {
+	if err := c.stream(ctx, func(int) opener { return open }); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -98,17 +105,20 @@ func (c *Client) start(ctx context.Context) error {
 	if err := c.connect(ctx, c.options.FailFast); err != nil || c.options.Unary {
 		return err
 	}
-	return c.stream(ctx, c.openStream)
+	return c.stream(ctx, c.opener)
 }
 
-// stream brings the first stream up and keeps one up from then on.
-func (c *Client) stream(ctx context.Context, open opener) error {
+// stream brings the first stream up and keeps all of them up from then on.
+func (c *Client) stream(ctx context.Context, open func(place int) opener) error {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	// Until there is a stream its life is bounded by ctx.
 	stop := context.AfterFunc(ctx, cancel)
-	first := open.dial(life)
+	first := open(0).dial(life)
+	for pause := minBackoff; c.again(first.err) && rested(life, pause); pause = min(2*pause, maxBackoff) {
+		first = open(0).dial(life)
+	}
 	if !stop() {
-		first.err = context.Cause(ctx)
+		first.err = errors.Join(first.err, context.Cause(ctx))
 	}
 	if first.err != nil {
 		cancel()
@@ -119,9 +129,35 @@ func (c *Client) stream(ctx context.Context, open opener) error {
 	c.engine.shards = first.hello.GetShards()
 	c.engine.sessions = make([]*session, c.engine.shards)
 	c.engine.origins = make([]handles.Origin, c.engine.shards)
+	c.engine.links = make([]*link, c.options.Connections)
 	c.register()
-	c.upkeep.Go(func() { c.engine.maintain(life, open, first) })
+	for place := range c.engine.links {
+		c.upkeep.Go(func() {
+			d := first
+			if place > 0 {
+				d = c.engine.redial(life, open(place))
+			}
+			c.engine.maintain(life, place, open(place), d)
+		})
+	}
 	return nil
+}
+
+// again reports whether another attempt at a first stream can end better.
+func (c *Client) again(err error) bool {
+	return err != nil && !c.options.FailFast && !errors.Is(err, errHello) && status.Code(err) != codes.Unimplemented
+}
+
+// rested waits; false where ctx ended.
+func rested(ctx context.Context, pause time.Duration) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // parseTarget splits a target into its addresses.
@@ -209,14 +245,18 @@ func (c *Client) Close() error {
 		c.cancel()
 		c.upkeep.Wait()
 		c.unregister()
-		if c.conn == nil {
-			return
-		}
-		if err := c.conn.Close(); err != nil {
-			c.closeErr = fmt.Errorf("client: close: %w", err)
-		}
+		c.closeErr = c.closeConns()
 	})
 	return c.closeErr
+}
+
+func (c *Client) closeConns() error {
+	for _, conn := range c.conns {
+		if err := conn.Close(); err != nil {
+			return fmt.Errorf("client: close: %w", err)
+		}
+	}
+	return nil
 }
 
 // Counter returns a handle of the counter with this key. It does no I/O.

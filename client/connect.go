@@ -45,13 +45,12 @@ func (o opener) dial(ctx context.Context) dialled {
 	return dialled{frames: f, hello: hello}
 }
 
-// maintain keeps a stream up, beginning with the one that is there, until ctx
-// ends.
-func (e *engine) maintain(ctx context.Context, open opener, d dialled) {
+// maintain keeps the stream of a place up, beginning with d, until ctx ends.
+func (e *engine) maintain(ctx context.Context, place int, open opener, d dialled) {
 	pause := minBackoff
 	for ctx.Err() == nil {
 		if d.err == nil {
-			d.err = e.use(ctx, d)
+			d.err = e.use(ctx, place, d)
 			pause = minBackoff
 		}
 		e.failing(d.err)
@@ -64,12 +63,12 @@ func (e *engine) maintain(ctx context.Context, open opener, d dialled) {
 }
 
 // use works on a stream until it breaks.
-func (e *engine) use(ctx context.Context, d dialled) error {
+func (e *engine) use(ctx context.Context, place int, d dialled) error {
 	if d.hello.GetShards() != e.shards {
 		d.frames.Close()
 		return fmt.Errorf("client: %s has %d shards instead of %d; it belongs to another cluster", d.hello.GetNode(), d.hello.GetShards(), e.shards)
 	}
-	l := newLink(e, d.frames, d.hello)
+	l := newLink(e, place, d.frames, d.hello)
 	e.mu.Lock()
 	e.connected(l)
 	e.mu.Unlock()
@@ -90,6 +89,9 @@ func (e *engine) use(ctx context.Context, d dialled) error {
 func (e *engine) failing(err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.up() != nil {
+		return // another stream serves
+	}
 	e.down = err
 	if e.options.Patience < 0 {
 		e.drop(func(c *call) error { return unreached(c, err) })
@@ -152,11 +154,15 @@ func (e *engine) sweep() {
 
 var streamDesc = grpc.StreamDesc{StreamName: "Stream", ServerStreams: true, ClientStreams: true}
 
-// openStream is the opener over gRPC.
-func (c *Client) openStream(ctx context.Context) (frame.Stream, error) {
+// opener opens streams over one of the connections.
+func (c *Client) opener(place int) opener {
+	return func(ctx context.Context) (frame.Stream, error) { return c.openStream(ctx, c.conns[place]) }
+}
+
+func (c *Client) openStream(ctx context.Context, conn *grpc.ClientConn) (frame.Stream, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	c.conn.Connect()
-	stream, err := c.conn.NewStream(ctx, &streamDesc, quernv1.GrainService_Stream_FullMethodName,
+	conn.Connect()
+	stream, err := conn.NewStream(ctx, &streamDesc, quernv1.GrainService_Stream_FullMethodName,
 		grpc.ForceCodecV2(wire.NewCodec()), grpc.MaxCallRecvMsgSize(c.options.MaxMessageBytes))
 	if err != nil {
 		cancel()

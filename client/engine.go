@@ -21,8 +21,10 @@ type engine struct {
 	batches batchPool
 
 	mu sync.Mutex // guards what follows
-	// link is the stream in use, nil while there is none.
-	link     *link
+	// links are the streams, nil where there is none at present. Batches go
+	// to them in turns, which turn counts.
+	links    []*link
+	turn     uint
 	queue    callList
 	sessions []*session       // by shard; nil where none was wanted yet
 	origins  []handles.Origin // by shard
@@ -72,6 +74,8 @@ func (e *engine) run(ctx context.Context, ops []*handles.Operation) {
 		b.patience = time.Now().Add(e.options.Patience)
 	}
 	e.mu.Lock()
+	e.turn++
+	b.turn = e.turn
 	for i, op := range ops {
 		c := &b.calls[i]
 		c.op, c.batch = op, b
@@ -92,8 +96,10 @@ func (e *engine) run(ctx context.Context, ops []*handles.Operation) {
 
 // kick wakes the stream's writer where there is something to send.
 func (e *engine) kick() {
-	if e.link != nil && e.link.out.len() > 0 {
-		e.link.wakeWriter()
+	for _, l := range e.links {
+		if l != nil && l.out.len() > 0 {
+			l.wakeWriter()
+		}
 	}
 }
 
@@ -143,7 +149,7 @@ func (e *engine) begin(c *call) {
 		e.answer(c, errClosed)
 		return
 	}
-	if e.link == nil && e.options.Patience < 0 && e.down != nil {
+	if e.down != nil && e.options.Patience < 0 {
 		e.answer(c, unreached(c, e.down))
 		return
 	}
@@ -196,16 +202,16 @@ func (e *engine) number(c *call) bool {
 
 // open asks for a session where there is none.
 func (e *engine) open(s *session) {
-	if s.state == sessionNone && e.link != nil {
-		s.state = sessionOpening
-		e.link.open(s.shard)
+	if l := e.up(); s.state == sessionNone && l != nil {
+		s.state, s.opener = sessionOpening, l
+		l.open(s.shard)
 	}
 }
 
 // send puts a call into the stream's next frame, or into the queue.
 func (e *engine) send(c *call) {
-	l := e.link
-	if l == nil || l.full() || e.queue.first != nil {
+	l := e.pick(c.batch.turn)
+	if l == nil || e.queue.first != nil {
 		c.state = callQueued
 		e.queue.push(c)
 		return
@@ -224,10 +230,34 @@ func (e *engine) put(l *link, c *call) {
 	}
 }
 
+// pick returns a stream with room, if possible the one whose turn it is.
+func (e *engine) pick(turn uint) *link {
+	for i := range uint(len(e.links)) {
+		if l := e.links[(turn+i)%uint(len(e.links))]; l != nil && !l.full() {
+			return l
+		}
+	}
+	return nil
+}
+
+// up returns any stream, nil where there is none.
+func (e *engine) up() *link {
+	for _, l := range e.links {
+		if l != nil {
+			return l
+		}
+	}
+	return nil
+}
+
 // pump sends what has been waiting for room.
 func (e *engine) pump() {
-	for e.link != nil && !e.link.full() && e.queue.first != nil {
-		e.put(e.link, e.queue.pop())
+	for e.queue.first != nil {
+		l := e.pick(e.queue.first.batch.turn)
+		if l == nil {
+			return
+		}
+		e.put(l, e.queue.pop())
 	}
 }
 
@@ -322,6 +352,10 @@ func (e *engine) expired(c *call, err *failure.Error) {
 		e.answer(c, c.verdict(err))
 		return
 	}
+	if c.attempts > 1 { // a session that is forgotten as soon as it is used
+		e.retry(c, jittered(c.attempts), err)
+		return
+	}
 	e.begin(c)
 }
 
@@ -393,8 +427,10 @@ func (e *engine) settle(c *call) {
 // broke takes the calls of a stream that ended. Those whose caller waits are
 // sent again.
 func (e *engine) broke(l *link, err error) {
-	e.link = nil
-	e.down = err
+	e.links[l.place] = nil
+	if e.up() == nil {
+		e.down = err
+	}
 	for _, c := range l.calls {
 		if c == nil {
 			continue
@@ -408,15 +444,19 @@ func (e *engine) broke(l *link, err error) {
 		e.begin(c)
 	}
 	for _, s := range e.sessions {
-		if s != nil && s.state == sessionOpening {
+		if s != nil && s.state == sessionOpening && s.opener == l {
 			s.state = sessionNone
+			if s.waiting.first != nil {
+				e.open(s)
+			}
 		}
 	}
+	e.kick()
 }
 
 // connected takes a stream that came up.
 func (e *engine) connected(l *link) {
-	e.link, e.down = l, nil
+	e.links[l.place], e.down = l, nil
 	e.stats.Connects++
 	for _, s := range e.sessions {
 		if s != nil && s.waiting.first != nil {

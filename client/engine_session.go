@@ -72,8 +72,8 @@ func (e *engine) close() {
 	}
 	e.closed = true
 	e.endCalls()
-	l := e.link // it may break meanwhile
-	told := l != nil && e.closeSessions()
+	l := e.up() // it may break meanwhile
+	told := l != nil && e.closeSessions(l)
 	e.mu.Unlock()
 	if !told {
 		return
@@ -96,23 +96,25 @@ func (e *engine) endCalls() {
 		}
 	}
 	e.giveUpAll(errClosed)
-	if e.link == nil {
-		return
-	}
-	for _, c := range e.link.calls {
-		if c != nil && c.state == callFlying {
-			c.perhaps = true
-			e.desert(c, c.verdict(errClosed))
+	for _, l := range e.links {
+		if l == nil {
+			continue
+		}
+		for _, c := range l.calls {
+			if c != nil && c.state == callFlying {
+				c.perhaps = true
+				e.desert(c, c.verdict(errClosed))
+			}
 		}
 	}
 }
 
 // closeSessions reports whether there was any. It needs mu.
-func (e *engine) closeSessions() bool {
+func (e *engine) closeSessions(l *link) bool {
 	for _, s := range e.sessions {
 		if s != nil && s.state == sessionOpen {
 			e.closing++
-			e.link.out.head = frame.AppendSession(e.link.out.head, s.shard, s.id, true)
+			l.out.head = frame.AppendSession(l.out.head, s.shard, s.id, true)
 		}
 	}
 	e.kick()

@@ -35,6 +35,8 @@ type link struct {
 	heard  atomic.Int64 // when a frame came last, in Unix nanoseconds
 	wake   chan struct{}
 
+	place int      // in the engine's list
+	named []string // the sessions that the stream knows, by shard
 	refs  map[*handles.Method]uint32
 	calls []*call // by id - 1
 	free  []uint64
@@ -88,10 +90,10 @@ func greet(f frame.Stream) (*quernv1.StreamHello, error) {
 	return nil, errHello
 }
 
-func newLink(e *engine, f frame.Stream, hello *quernv1.StreamHello) *link {
+func newLink(e *engine, place int, f frame.Stream, hello *quernv1.StreamHello) *link {
 	l := &link{
 		engine: e, frames: f, hello: hello, wake: make(chan struct{}, 1), done: make(chan struct{}),
-		refs: make(map[*handles.Method]uint32),
+		place: place, named: make([]string, e.shards), refs: make(map[*handles.Method]uint32),
 	}
 	l.heard.Store(time.Now().UnixNano())
 	return l
@@ -195,8 +197,8 @@ func (l *link) ref(m *handles.Method) uint32 {
 
 // name tells the stream of a session.
 func (l *link) name(s *session) {
-	if s.named != l {
-		s.named = l
+	if l.named[s.shard] != s.id {
+		l.named[s.shard] = s.id
 		l.out.head = frame.AppendSession(l.out.head, s.shard, s.id, false)
 	}
 }

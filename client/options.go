@@ -28,6 +28,10 @@ type Options struct {
 	// is working on. Default 10 s; negative is no wait while no node can be
 	// reached, and no second attempt, whatever the context allows.
 	Patience time.Duration
+	// Connections is how many connections to the node the client keeps, all
+	// for the same sessions. One is enough for most; a few more let the node
+	// use more of its cores for this client. Default 1.
+	Connections int
 	// Unary sends each operation as a call of its own, outside of any
 	// session: what one command of a shell wants. Nothing is tried again that
 	// perhaps happened.
@@ -55,6 +59,9 @@ func (o Options) withDefaults() Options {
 		o.MaxMessageBytes = defaultMaxMessageBytes
 	} else if o.MaxMessageBytes < 0 {
 		o.MaxMessageBytes = 1<<31 - 1
+	}
+	if o.Connections <= 0 {
+		o.Connections = 1
 	}
 	if o.KeepAlive == 0 {
 		o.KeepAlive = defaultKeepAlive

@@ -19,8 +19,8 @@ type session struct {
 	marks         [sessionWindow / 64]uint64
 	// waiting are calls that want a number.
 	waiting callList
-	// named is the stream that knows the session.
-	named *link
+	// opener is the stream that was asked for it.
+	opener *link
 	// failures counts attempts to open it in a row.
 	failures int
 }
@@ -73,7 +73,7 @@ func (s *session) marked(n uint64) bool {
 
 // forget begins anew: the shard does not know the session any more.
 func (s *session) forget() {
-	s.state, s.id, s.last, s.settled, s.named = sessionNone, "", 0, 0, nil
+	s.state, s.id, s.last, s.settled, s.opener = sessionNone, "", 0, 0, nil
 	s.marks = [sessionWindow / 64]uint64{}
 }
 

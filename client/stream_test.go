@@ -501,3 +501,50 @@ func TestAnotherCluster(t *testing.T) {
 		_ = c.Close()
 	})
 }
+
+// TestTwoConnections share the sessions; what one had when it broke goes to the
+// other.
+func TestTwoConnections(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newStage(t)
+		c, one := g.dial(client.Options{Connections: 2})
+		two := <-g.streams
+		first := add(c, t.Context())
+		s, other := one, two
+		var o *quernv1.StreamOperation
+		for o == nil {
+			var m *quernv1.GrainServiceStreamRequest
+			select {
+			case m = <-one.in:
+				s, other = one, two
+			case m = <-two.in:
+				s, other = two, one
+			}
+			s.grant(m, sessionOne)
+			if len(m.GetOperations()) > 0 {
+				o = m.GetOperations()[0]
+			}
+		}
+		g.fail(errRefused) // it does not come back
+		s.Close()
+		m := other.next()
+		again := m.GetOperations()[0]
+		if again.GetNumber() != o.GetNumber() || len(m.GetSessions()) != 1 || string(m.GetSessions()[0].GetId()) != sessionOne {
+			t.Errorf("sent %v, then %v", o, m)
+		}
+		other.value(again, 1)
+		if r := <-first; r != (result{1, nil}) {
+			t.Errorf("got %v", r)
+		}
+		for want := int64(2); want < 5; want++ {
+			got := add(c, t.Context())
+			other.value(other.operation(sessionOne), want)
+			if r := <-got; r != (result{want, nil}) {
+				t.Errorf("got %v", r)
+			}
+		}
+		g.fail(nil)
+		end(c, other)
+	})
+}

@@ -114,10 +114,7 @@ func (c redisCase) compare(t *testing.T, addr, store string, rounds int, d time.
 		t.Fatal(err)
 	}
 	defer redis.Close()
-	var to []handles.Batcher
-	for range c.connections {
-		to = append(to, connect(t, addr, client.Options{}))
-	}
+	to := []handles.Batcher{connect(t, addr, client.Options{Connections: c.connections})}
 	keys := Keys("counter:", 1000)
 	result, err := Compare(t.Context(), rounds, d,
 		Contender{"quern, " + store + " store", func(_ context.Context, d time.Duration) (float64, error) {

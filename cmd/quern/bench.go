@@ -153,24 +153,13 @@ func (k *benchRunCommand) open(ctx context.Context, a *app) (to []handles.Invoke
 	return to, s.GetStore(), stop, nil
 }
 
-// connections connects n times. stop ends all.
+// connections returns a client with n connections, and what ends it.
 func (a *app) connections(ctx context.Context, target string, n int) (to []handles.Invoker, stop func() error, err error) {
-	var all []connection
-	stop = func() error {
-		var errs []error
-		for _, c := range all {
-			errs = append(errs, c.Close())
-		}
-		return errors.Join(errs...)
+	c, err := a.connect(ctx, "--target", target, client.Options{Connections: n})
+	if err != nil {
+		return nil, nil, err
 	}
-	for range n {
-		c, err := a.connect(ctx, "--target", target, client.Options{})
-		if err != nil {
-			return nil, nil, errors.Join(err, stop())
-		}
-		all, to = append(all, c), append(to, c)
-	}
-	return to, stop, nil
+	return []handles.Invoker{c}, c.Close, nil
 }
 
 func (k *benchRunCommand) openEmbedded(ctx context.Context, a *app) (to []handles.Invoker, store string, stop func() error, err error) {

@@ -276,7 +276,8 @@ func (a *adders) finish() map[string]tally {
 	a.t.Helper()
 	for _, p := range a.procs {
 		if err := p.stdin.Close(); err != nil {
-			a.t.Fatal(err)
+			<-p.done
+			a.t.Fatalf("a client ended early: %v, %v", err, p.err)
 		}
 	}
 	sum := make(map[string]tally)

@@ -101,7 +101,7 @@ func (f forgetting) Submit(op *handles.Operation, deadline time.Time, done handl
 type hasty struct{ server.Backend }
 
 func (h hasty) Submit(op *handles.Operation, deadline time.Time, done handles.Completer) {
-	if op.Session.Number%4 == 1 {
+	if op.Session.Number%4 == 2 {
 		op.Session.Settled++
 	}
 	h.Backend.Submit(op, deadline, done)

@@ -115,7 +115,7 @@ func (w *world) stop() {
 
 func (w *world) dial() *client.Client {
 	for {
-		c, err := client.Over(w.t.Context(), w.net.Open, client.Options{})
+		c, err := client.Over(w.t.Context(), w.net.Open, client.Options{Connections: 1 + int(w.seed%3)})
 		if err == nil {
 			return c
 		}
