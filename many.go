@@ -3,6 +3,7 @@ package quern
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/quern-io/quern/actors"
@@ -13,41 +14,111 @@ import (
 
 // addMany runs the adds of a bulk call side by side.
 func (n *Node) addMany(ctx context.Context, op *handles.Operation) error {
-	in, ok := op.Request.(*quernv1.CounterServiceAddManyRequest)
-	out, okay := op.Reply.(*quernv1.CounterServiceAddManyResponse)
-	if !ok || !okay {
-		return failure.New(failure.UnknownMethod, "%T and %T are no bulk add", op.Request, op.Reply)
-	}
-	if err := checkMany(in); err != nil {
+	in, out, err := checkMany(op)
+	if err != nil {
 		return err
 	}
-	adds := make([]*handles.Operation, len(in.GetKeys()))
-	for i, key := range in.GetKeys() {
-		q := &quernv1.CounterServiceAddRequest{Key: key, IdempotencyKey: in.GetIdempotencyKey()}
-		if deltas := in.GetDeltas(); deltas != nil {
-			q.Delta = &deltas[i]
-		}
-		adds[i] = &handles.Operation{
-			Method: handles.CounterAdd, Key: key, IdempotencyKey: q.GetIdempotencyKey(),
-			Request: q, Reply: &quernv1.CounterServiceAddResponse{},
-		}
+	if in.GetIdempotencyKey() == "" {
+		return n.addColumns(ctx, op, in, out)
 	}
-	n.InvokeAll(ctx, adds)
-	out.Values = make([]int64, len(adds))
-	for i, add := range adds {
-		if add.Err != nil {
-			out.Failures = append(out.Failures, manyFailure(i, add.Err))
-			continue
-		}
-		if r, ok := add.Reply.(*quernv1.CounterServiceAddResponse); ok {
-			out.Values[i] = r.GetValue()
-		}
-	}
+	k := newKeyed(in)
+	n.InvokeAll(ctx, k.ops)
+	k.assemble(out)
 	return nil
 }
 
-// checkMany refuses what no shard should see.
-func checkMany(in *quernv1.CounterServiceAddManyRequest) error {
+// submitMany is addMany without waiting.
+func (n *Node) submitMany(op *handles.Operation, deadline time.Time, done handles.Completer) {
+	in, out, err := checkMany(op)
+	switch {
+	case err != nil:
+		done.Completed(0, err)
+	case in.GetIdempotencyKey() == "":
+		n.submitColumns(op, in, deadline, done)
+	default:
+		k := newKeyed(in)
+		k.out, k.done = out, done
+		k.left.Store(int32(len(k.adds)) + 1) //nolint:gosec // at most MaxManyKeys
+		for i := range k.adds {
+			n.Submit(k.ops[i], deadline, &k.adds[i])
+		}
+		k.arrive()
+	}
+}
+
+// keyed is a bulk add under an idempotency key, which counts for each counter by
+// itself: there is an operation for each.
+type keyed struct {
+	adds []keyedAdd
+	ops  []*handles.Operation
+	out  *quernv1.CounterServiceAddManyResponse
+	done handles.Completer
+	left atomic.Int32 // adds without an end, and one for who submits them
+}
+
+type keyedAdd struct {
+	all     *keyed
+	op      handles.Operation
+	request quernv1.CounterServiceAddRequest
+	reply   quernv1.CounterServiceAddResponse
+}
+
+func newKeyed(in *quernv1.CounterServiceAddManyRequest) *keyed {
+	k := &keyed{adds: make([]keyedAdd, len(in.GetKeys())), ops: make([]*handles.Operation, len(in.GetKeys()))}
+	for i, key := range in.GetKeys() {
+		a := &k.adds[i]
+		a.all, a.request.Key, a.request.IdempotencyKey = k, key, in.GetIdempotencyKey()
+		if deltas := in.GetDeltas(); deltas != nil {
+			a.request.Delta = &deltas[i]
+		}
+		a.op = handles.Operation{
+			Method: handles.CounterAdd, Key: key, IdempotencyKey: in.GetIdempotencyKey(),
+			Request: &a.request, Reply: &a.reply,
+		}
+		k.ops[i] = &a.op
+	}
+	return k
+}
+
+// Completed implements handles.Completer.
+func (a *keyedAdd) Completed(_ uint64, err error) {
+	a.op.Err = err
+	a.all.arrive()
+}
+
+func (k *keyed) arrive() {
+	if k.left.Add(-1) == 0 {
+		k.assemble(k.out)
+		k.done.Completed(0, nil)
+	}
+}
+
+// assemble puts the answers into the reply.
+func (k *keyed) assemble(out *quernv1.CounterServiceAddManyResponse) {
+	out.Values = make([]int64, len(k.adds))
+	for i := range k.adds {
+		if err := k.adds[i].op.Err; err != nil {
+			out.Failures = append(out.Failures, manyFailure(i, err))
+			continue
+		}
+		out.Values[i] = k.adds[i].reply.GetValue()
+	}
+}
+
+// checkMany returns the messages of a bulk add, or says what is wrong with it.
+func checkMany(op *handles.Operation) (*quernv1.CounterServiceAddManyRequest, *quernv1.CounterServiceAddManyResponse, error) {
+	in, ok := op.Request.(*quernv1.CounterServiceAddManyRequest)
+	out, okay := op.Reply.(*quernv1.CounterServiceAddManyResponse)
+	if !ok || !okay {
+		return nil, nil, failure.New(failure.UnknownMethod, "%T and %T are no bulk add", op.Request, op.Reply)
+	}
+	if op.Session.ID != "" && in.GetIdempotencyKey() != "" {
+		return nil, nil, failure.New(failure.InvalidField, "the operation has a session and an idempotency key; give one of them")
+	}
+	return in, out, checkKeys(in)
+}
+
+func checkKeys(in *quernv1.CounterServiceAddManyRequest) error {
 	keys := in.GetKeys()
 	switch {
 	case len(keys) > handles.MaxManyKeys:
@@ -94,16 +165,4 @@ func (n *Node) InvokeAll(ctx context.Context, ops []*handles.Operation) {
 		}
 		op.Err = err
 	}
-}
-
-// submitMany runs a bulk operation on a goroutine of its own.
-func (n *Node) submitMany(op *handles.Operation, deadline time.Time, done handles.Completer) {
-	ctx, cancel := context.Background(), context.CancelFunc(func() {})
-	if !deadline.IsZero() {
-		ctx, cancel = context.WithDeadline(ctx, deadline)
-	}
-	go func() {
-		defer cancel()
-		done.Completed(0, n.addMany(ctx, op))
-	}()
 }

@@ -34,6 +34,7 @@ type Node struct {
 	info    actors.StoreInfo
 	runtime *actors.Runtime
 	server  *server.Server // nil where it listens nowhere
+	bulks   sync.Pool      // of *bulk
 
 	draining atomic.Bool
 	closing  sync.Once

@@ -54,6 +54,9 @@ type call struct {
 	session Session
 	client  *grain   // the session's, from the call's turn on
 	opening *opening // where it opens a session
+	column  Column
+	pins    []*grain         // that a waiting column keeps resident
+	broken  map[string]error // the keys of a column that could not be read
 
 	key, method, once string
 	hash              uint64 // of the request, where once is set
@@ -87,14 +90,23 @@ func (p *callPool) get() *call {
 func (c *call) recycle() {
 	c.next, c.done, c.kindIndex, c.event, c.task, c.due, c.deadline = nil, nil, 0, nil, taskOperation, 0, 0
 	c.admitted, c.wrote, c.numbered, c.reruns, c.grain = false, false, false, 0, nil
-	c.session, c.client, c.opening = Session{}, nil, nil
+	c.session, c.client, c.opening, c.column, c.broken = Session{}, nil, nil, nil, nil
+	if cap(c.pins) > keptPins {
+		c.pins = nil
+	}
 	c.key, c.method, c.once, c.hash = "", "", "", 0
 	c.command, c.reply, c.err, c.epoch = nil, nil, nil, 0
 	c.home.free.Put(c)
 }
 
+// keptPins bounds what a recycled call keeps of a column's pins.
+const keptPins = 1024
+
 // complete answers the call. The caller may reuse it at once.
 func (c *call) complete(err error) {
+	if len(c.pins) > 0 {
+		c.unpin()
+	}
 	if done := c.done; done != nil {
 		epoch := c.epoch
 		c.recycle()

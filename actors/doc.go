@@ -70,6 +70,16 @@
 //     later is refused with SESSION_EXPIRED, and not applied.
 //   - Reads carry no number.
 //
+// # Columns
+//
+// A column is one call on many grains of a shard. It waits until all of them are
+// resident, and keeps them so; then each item has its turn, one after the other.
+// What is refused of an item is that item's answer. The column passes the gate
+// once, when all that it saw and made is durable; in a session it is one number,
+// with one result. What undoes a commit fails it as a whole. A handler that ends
+// its goroutine between two items restarts the shard, so that nothing of the
+// column is left in memory.
+//
 // # Time and bounds
 //
 // A shard's clock starts at the later of its last commit and the wall clock, and

@@ -134,16 +134,28 @@ func (s *shard) failEncode(g *grain, err error) {
 	s.rt.log.Error("state does not encode", slog.String("kind", g.kind.kind.Name()),
 		slog.Any("shard", s.id), slog.Any("err", err))
 	err = failure.Wrap(err, failure.HandlerFailed, "the new state does not encode; the change was undone")
-	lost := make(map[place]bool)
+	changed := make(map[place]bool)
 	for c := s.gate.dirtyCalls.first; c != nil; c = c.next {
-		if c.grain == g && c.numbered {
-			lost[c.place()] = true
+		switch {
+		case s.columnOn(g, c):
+			s.takeBack(g, c, err)
+			changed[c.place()] = c.numbered
+		case c.grain == g && c.numbered:
 			s.forgetResult(c)
+			changed[c.place()] = true
 		}
 	}
 	all := s.gate.dirtyCalls.take()
 	for c := all.pop(); c != nil; c = all.pop() {
-		if c.grain != g && (!c.numbered || !lost[c.place()]) {
+		failed := c.grain == g
+		if c.numbered && c.grain == c.client && changed[c.place()] { // a repeat
+			if kept := c.client.session().find(c.session.Number); kept != nil {
+				c.err = kept.replay(c)
+			} else {
+				failed = true
+			}
+		}
+		if !failed {
 			s.gate.dirtyCalls.push(c)
 			continue
 		}

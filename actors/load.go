@@ -3,6 +3,7 @@ package actors
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -185,7 +186,29 @@ func (s *shard) failLoad(g *grain, err error) {
 	if g.is(loading) {
 		s.residents.drop(g)
 	}
+	if errors.Is(err, failure.Internal) {
+		s.passOver(g, &parked, err)
+	}
 	s.failAll(&parked, err)
+}
+
+// passOver takes the columns out of a list, which go on without a grain that
+// does not decode.
+func (s *shard) passOver(g *grain, l *callList, err error) {
+	var columns callList
+	calls := l.take()
+	for c := calls.pop(); c != nil; c = calls.pop() {
+		if c.column == nil {
+			l.push(c)
+			continue
+		}
+		if c.broken == nil {
+			c.broken = make(map[string]error)
+		}
+		c.broken[g.key] = err
+		columns.push(c)
+	}
+	s.resume(&columns)
 }
 
 // loader runs reads on a fixed number of goroutines. An activation of a shard

@@ -102,8 +102,16 @@ func (s *shard) submit(c *call, done Completer) {
 	}
 }
 
-// newCall checks an operation and puts it into a call.
+// newCall checks an operation on a key and puts it into a call.
 func (r *Runtime) newCall(op *Operation) (*call, error) {
+	if err := keyspace.Check(op.Key); err != nil {
+		return nil, err
+	}
+	return r.fillCall(op)
+}
+
+// fillCall checks all but the key of an operation and puts it into a call.
+func (r *Runtime) fillCall(op *Operation) (*call, error) {
 	if err := r.check(op); err != nil {
 		return nil, err
 	}
@@ -151,7 +159,7 @@ func (r *Runtime) check(op *Operation) error {
 			return err
 		}
 	}
-	return keyspace.Check(op.Key)
+	return nil
 }
 
 func checkOnce(id string) error {

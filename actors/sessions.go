@@ -208,7 +208,9 @@ func (s *shard) sessionsCounted(activation, round uint64, ids []string, err erro
 func (s *shard) enter(c *call) (settled bool) {
 	g := s.find(s.rt.sessionIndex(), c.session.ID)
 	if g.is(loading) {
-		s.find(c.kindIndex, c.key) // read together
+		if c.column == nil {
+			s.find(c.kindIndex, c.key) // read together
+		}
 		s.wait(&g.extras().parked, c)
 		return true
 	}
@@ -258,18 +260,6 @@ func (s *shard) use(g *grain, settled uint64) {
 	}
 }
 
-// replay fills in the first answer.
-func (r *result) replay(c *call) error {
-	reply, refusal := r.answer()
-	if refusal != nil {
-		return refusal
-	}
-	if err := fastproto.Unmarshal(reply, c.reply, nil); err != nil {
-		return failure.Wrap(err, failure.Internal, "the kept result does not decode")
-	}
-	return nil
-}
-
 // keepResult keeps the answer of a handler that has just run in the call's
 // session. What was no answer is not kept; a reply that does not encode undoes
 // the turn.
@@ -290,11 +280,17 @@ func (s *shard) keepResult(g *grain, c *call, changed bool, err error) (bool, er
 		s.scratch = encoded
 		ses.keepReply(c.session.Number, encoded)
 	}
+	s.resultKept(c, weight, bytes)
+	return changed, err
+}
+
+// resultKept follows what a call has put into its session, which had the given
+// weight and so many bytes of results before.
+func (s *shard) resultKept(c *call, weight, bytes int) {
 	s.residents.weight += c.client.weight() - weight
-	s.gate.weight += ses.bytes - bytes
+	s.gate.weight += c.client.session().bytes - bytes
 	s.markDirty(c.client)
 	c.numbered = true
-	return changed, err
 }
 
 // forgetResult takes back the result of a call whose turn is undone.

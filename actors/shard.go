@@ -45,7 +45,8 @@ type shard struct {
 	kinds     []*kindGrains
 	residents residents
 	turnArg   Turn
-	scratch   []byte // where replies are encoded
+	scratch   []byte   // where replies are encoded
+	items     []*grain // of the column that is run
 
 	// waiting counts the calls in held, parked and at the gate.
 	waiting int
@@ -154,10 +155,8 @@ func (s *shard) endBatch() {
 // handle runs one call, or puts it where it has to wait.
 func (s *shard) handle(c *call) {
 	s.current = c
-	if g := c.grain; g != nil && !s.stalls() {
-		c.grain = nil
-		g.extra.released--
-		g.tidy()
+	if !s.stalls() {
+		c.release()
 	}
 	switch {
 	case c.event != nil:
@@ -179,6 +178,18 @@ func (s *shard) handle(c *call) {
 		s.admit(c)
 	}
 	s.current = nil
+}
+
+// release lets go of the grains that were kept resident until the call's turn.
+func (c *call) release() {
+	if g := c.grain; g != nil {
+		c.grain = nil
+		g.extra.released--
+		g.tidy()
+	}
+	if len(c.pins) > 0 {
+		c.unpin()
+	}
 }
 
 // admit finds the call's grain and runs its turn, now or after the load.
@@ -207,6 +218,10 @@ func (s *shard) admit(c *call) {
 		if settled := s.enter(c); settled {
 			return
 		}
+	}
+	if c.column != nil {
+		s.admitColumn(c)
+		return
 	}
 	s.dispatch(s.find(c.kindIndex, c.key), c)
 }

@@ -90,7 +90,12 @@ func (s *shard) handlerFailed(g *grain, c *call, reason any) error {
 		slog.String("kind", g.kind.kind.Name()), slog.String("method", c.method),
 		slog.Any("shard", s.id), slog.Any("panic", reason), slog.String("stack", string(debug.Stack())))
 	err := failure.New(failure.HandlerFailed, "the handler of %s failed; its change was undone", c.method)
-	if reason == nil {
+	switch {
+	case reason != nil:
+	case c.column != nil:
+		s.current = nil
+		s.failColumn(c, failure.New(failure.OutcomeUnknown, "the handler of %s failed between two items; some are perhaps done", c.method))
+	default:
 		s.current = nil
 		c.complete(err)
 	}
@@ -149,10 +154,12 @@ func (s *shard) markChanged(g *grain, before int) {
 }
 
 // answer lets a reply go, or holds it at the gate until the state that it made
-// or saw is durable, and what else has the given flags. What the shard itself
-// refuses passes at once.
+// or saw is durable, and what else has the given flags. A column's has no grain.
+// What the shard itself refuses passes at once.
 func (s *shard) answer(g *grain, flags grainFlags, c *call, err error) {
-	flags |= g.flags
+	if g != nil {
+		flags |= g.flags
+	}
 	switch {
 	case !s.rt.gated || flags&(dirty|flying) == 0 || isNoAnswer(err):
 		c.complete(err)

@@ -52,18 +52,21 @@ func (w *Waiter) arrive() {
 	}
 }
 
-// Wait returns when all operations were answered, or ctx has ended.
-func (w *Waiter) Wait(ctx context.Context) {
+// Wait returns when all operations were answered, or ctx has ended. It reports
+// whether some were left behind.
+func (w *Waiter) Wait(ctx context.Context) (left bool) {
 	w.arrive()
 	select {
 	case <-w.ended:
-		return
+		return false
 	default:
 	}
 	select {
 	case <-w.ended:
+		return false
 	case <-ctx.Done():
 		w.err = gaveUp(ctx)
+		return true
 	}
 }
 

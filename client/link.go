@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +23,7 @@ import (
 // How a stream that is silent is found out.
 const (
 	busySilence = time.Second     // while operations are under way
-	pongTimeout = 2 * time.Second // more, and the stream is given up
+	pongTimeout = 2 * time.Second // after a ping the stream is given up
 	watchEvery  = 500 * time.Millisecond
 )
 
@@ -43,6 +44,7 @@ type link struct {
 	out   outgoing
 	ready [][]byte // frames that are full
 	pings uint64
+	asked time.Time // when the last of them was due
 	// done is closed when the link is over.
 	done chan struct{}
 
@@ -197,10 +199,17 @@ func (l *link) ref(m *handles.Method) uint32 {
 
 // name tells the stream of a session.
 func (l *link) name(s *session) {
-	if l.named[s.shard] != s.id {
-		l.named[s.shard] = s.id
-		l.out.head = frame.AppendSession(l.out.head, s.shard, s.id, false)
+	former := l.named[s.shard]
+	if former == s.id {
+		return
 	}
+	if former != "" && len(l.out.operations) > 0 {
+		// These were numbered under the former session, and a frame's
+		// sessions come before its operations.
+		l.ready = append(l.ready, l.out.take())
+	}
+	l.named[s.shard] = s.id
+	l.out.head = frame.AppendSession(l.out.head, s.shard, s.id, false)
 }
 
 // open asks for a session.
@@ -261,6 +270,13 @@ func (l *link) watch(ctx context.Context) error {
 	}
 }
 
+// busy reports whether the node owes an answer.
+func (l *link) busy() bool {
+	return len(l.calls) > len(l.free) || slices.ContainsFunc(l.engine.sessions, func(s *session) bool {
+		return s != nil && s.state == sessionOpening && s.opener == l
+	})
+}
+
 var errSilent = errors.New("client: the node is silent")
 
 func (l *link) look(now time.Time) error {
@@ -268,16 +284,21 @@ func (l *link) look(now time.Time) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	limit := e.options.KeepAlive
-	if len(l.calls) > len(l.free) {
+	if l.busy() {
 		limit = busySilence
 	}
-	silent := now.Sub(time.Unix(0, l.heard.Load()))
+	heard := time.Unix(0, l.heard.Load())
+	silent := now.Sub(heard)
 	if limit < 0 || silent < limit {
 		return nil
 	}
-	if silent > limit+pongTimeout && l.pings > 0 {
-		return fmt.Errorf("%w for %v", errSilent, silent.Round(time.Millisecond))
+	if l.asked.After(heard) {
+		if now.Sub(l.asked) >= pongTimeout {
+			return fmt.Errorf("%w for %v", errSilent, silent.Round(time.Millisecond))
+		}
+		return nil
 	}
+	l.asked = now
 	l.pings++
 	l.out.last = frame.AppendPing(l.out.last[:0], l.pings)
 	l.wakeWriter()

@@ -131,7 +131,7 @@ const (
 
 const (
 	// entryBytes is about what an entry takes in a record beyond its owner.
-	entryBytes = 24
+	entryBytes = 12
 	lockBytes  = 16
 )
 

@@ -25,9 +25,12 @@ const (
 	streamBytes = 4 << 20
 	// streamMethods is how many methods a stream may give numbers to.
 	streamMethods = 1024
-	// streamBurst is how many operations a stream begins before others have a
-	// turn.
-	streamBurst = 256
+	// streamOpens is how many sessions a stream may ask for in a minute for
+	// each shard that there is.
+	streamOpens = 4
+	// streamBurst is how many operations a stream decodes or begins before
+	// others have a turn.
+	streamBurst = 64
 	// keptBuffer is the largest buffer that a stream keeps when it is idle.
 	keptBuffer = 64 << 10
 )
@@ -43,7 +46,14 @@ type stream struct {
 	methods  []*streamMethod // by number
 	sessions perShard[string]
 	now      time.Time // when the frame under way was read
-	begun    uint
+	steps    uint
+	// opens counts the sessions asked for since opensFrom.
+	opens     uint32
+	opensFrom time.Time
+	// gathered are operations of the frame under way that were not submitted
+	// yet, by shard; shards are those that have some.
+	gathered perShard[gathered]
+	shards   []uint32
 
 	wake chan struct{} // room for one: there is something to send
 	room chan struct{} // room for one: the reader may go on
@@ -144,7 +154,9 @@ func (*stream) signal(c chan struct{}) {
 func (s *stream) read() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = s.refuse(s.grains.failure(s.frames.Context(), &panicked{value: p, stack: debug.Stack()}))
+			e := s.grains.failure(s.frames.Context(), &panicked{value: p, stack: debug.Stack()})
+			s.drop(e)
+			err = s.refuse(e)
 		}
 	}()
 	for {
@@ -161,13 +173,22 @@ func (s *stream) read() (err error) {
 		s.now = time.Now()
 		s.cork(true)
 		err = frame.ReadRequest(b, s)
+		s.submit()
 		s.cork(false)
 		if err != nil {
-			return s.refuse(failure.New(failure.InvalidField, "the frame was refused: %v", err))
+			return s.refuse(refusal(err))
 		}
 		// A client that sends without a pause lets others have a turn.
 		runtime.Gosched()
 	}
+}
+
+// refusal is what ends a stream because of its frame.
+func refusal(err error) *failure.Error {
+	if e, ok := errors.AsType[*failure.Error](err); ok {
+		return e
+	}
+	return failure.New(failure.InvalidField, "the frame was refused: %v", err)
 }
 
 func (s *stream) refuse(e *failure.Error) error {
@@ -191,6 +212,12 @@ func (s *stream) cork(on bool) {
 func (s *stream) admit() bool {
 	s.mu.Lock()
 	for !s.ended && s.full() {
+		if len(s.shards) > 0 {
+			s.mu.Unlock()
+			s.submit() // what is waited for
+			s.mu.Lock()
+			continue
+		}
 		s.stalled = true
 		corked := s.corked
 		s.corked = false
@@ -209,7 +236,7 @@ func (s *stream) admit() bool {
 // full needs mu.
 func (s *stream) full() bool {
 	n := s.pending + s.unsent
-	return n >= streamWindow || n > 0 && s.bytes+s.out.len() > streamBytes || n >= streamLeast && n >= s.grains.share()
+	return n > 0 && s.bytes+s.out.len() > streamBytes || n >= streamLeast && n >= s.grains.share()
 }
 
 // write sends what has gathered until the stream ends. read gets what the
@@ -315,8 +342,8 @@ func (s *stream) Session(shard uint32, id []byte, closing bool) error {
 		name = *s.sessions.at(shard)
 	}
 	*s.sessions.at(shard) = ""
-	if !s.begin(0) {
-		return nil
+	if refused := s.begin(0); refused != nil {
+		return refused
 	}
 	s.grains.backend.CloseSession(shard, name, func(_ uint64, err error) { s.sessionDone(shard, name, true, err) })
 	return nil
@@ -327,26 +354,94 @@ func (s *stream) Open(shard uint32) error {
 	if shard >= s.grains.backend.Shards() {
 		return failure.New(failure.InvalidField, "there is no shard %d", shard)
 	}
-	if !s.begin(0) {
+	if refused := s.begin(0); refused != nil {
+		return refused
+	}
+	if since := s.now.Sub(s.opensFrom); since > time.Minute {
+		s.opens, s.opensFrom = 0, s.now
+	}
+	if s.opens++; s.opens > streamOpens*s.grains.backend.Shards() {
+		s.sessionDone(shard, "", false, errManySessions)
 		return nil
 	}
 	s.grains.backend.OpenSession(shard, func(id string, _ uint64, err error) { s.sessionDone(shard, id, false, err) })
 	return nil
 }
 
-// begin counts an operation; false where the stream has ended.
-func (s *stream) begin(bytes int) bool {
-	if !s.admit() {
-		return false
+// gathered is a list of operations, oldest first.
+type gathered struct{ first, last *streamOp }
+
+// gather keeps an operation for the end of its frame.
+func (s *stream) gather(shard uint32, o *streamOp) {
+	l := s.gathered.at(shard)
+	if l.first == nil {
+		l.first = o
+		s.shards = append(s.shards, shard)
+	} else {
+		l.last.next = o
 	}
-	if s.begun++; s.begun%streamBurst == 0 {
+	l.last = o
+}
+
+// submit begins the gathered operations, shard by shard: what a shard needs for
+// one of them is at hand for the next.
+func (s *stream) submit() {
+	for _, shard := range s.shards {
+		l := s.gathered.at(shard)
+		for l.first != nil {
+			o := l.first
+			l.first, o.next = o.next, nil
+			s.grains.backend.Submit(&o.op, o.deadline, o)
+			s.yield()
+		}
+	}
+	s.shards = s.shards[:0]
+}
+
+// drop answers what was gathered and not submitted.
+func (s *stream) drop(e *failure.Error) {
+	for _, shard := range s.shards {
+		l := s.gathered.at(shard)
+		for o := l.first; o != nil; {
+			next := o.next
+			o.next = nil
+			o.Completed(0, e)
+			o = next
+		}
+		*l = gathered{}
+	}
+	s.shards = nil
+}
+
+// yield lets others have a turn every now and then.
+func (s *stream) yield() {
+	if s.steps++; s.steps%streamBurst == 0 {
 		runtime.Gosched()
 	}
+}
+
+// errManySessions refuses to open yet another session.
+var errManySessions = failure.New(failure.Overloaded, "the stream asks for too many sessions; a client needs one for each shard").After(10 * time.Second)
+
+// errEnded ends the reading of a frame whose stream is over.
+var errEnded = errors.New("server: the stream has ended")
+
+// begin counts an operation, or says why the stream ends here. A client that
+// looks at its window never has more unanswered than that, beside sessions to be
+// opened and closed.
+func (s *stream) begin(bytes int) error {
+	if !s.admit() {
+		return errEnded
+	}
+	s.yield()
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pending+s.unsent >= streamWindow+2*int(s.grains.backend.Shards()) {
+		return failure.New(failure.Overloaded, "more than %d operations are unanswered, which is the window of this stream", streamWindow)
+	}
 	s.pending++
 	s.bytes += bytes
-	s.mu.Unlock()
-	return true
+	return nil
 }
 
 func (s *stream) sessionDone(shard uint32, id string, closed bool, err error) {

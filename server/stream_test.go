@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -293,51 +292,57 @@ func TestEpochsDoNotMix(t *testing.T) {
 	}
 }
 
-// TestStreamWindow: a client that ignores its credit is not read any further,
-// and loses nothing.
+// TestStreamWindow: a client that ignores its window loses its stream; what it
+// had begun is carried out, once.
 func TestStreamWindow(t *testing.T) {
 	t.Parallel()
 	b := newSlowly()
 	k := converse(t, start(t, b))
-	window, n := int(k.hello.GetWindow()), 3*int(k.hello.GetWindow())
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
-		var frame []*quernv1.StreamOperation
-		for id := 1; id <= n; id++ {
-			frame = append(frame, addOf(t, uint64(id), "a"))
-			if len(frame) == 1000 || id == n {
-				k.say(operations(frame...))
-				frame = frame[:0]
+	window := int(k.hello.GetWindow()) + 2*256 // and what may be asked for sessions
+	var frame []*quernv1.StreamOperation
+	for id := 1; id <= window; id++ {
+		frame = append(frame, addOf(t, uint64(id), "a"))
+	}
+	k.say(operations(frame...))
+	begun := b.take(window)
+	for _, h := range begun[:10] {
+		h.answer(1)
+	}
+	for n := 0; n < 10; {
+		n += len(k.hear().GetReplies())
+	}
+	k.say(operations(frame[:10]...)) // up to the window again
+	b.take(10)
+	k.say(operations(frame[:1]...))
+	if got := k.reason(); got != failure.Overloaded {
+		t.Errorf("ended with %v", got)
+	}
+	for _, h := range begun[10:] {
+		h.answer(1) // to nobody
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.held) > 0 {
+		t.Errorf("%d operations were begun beyond the window", len(b.held))
+	}
+}
+
+func TestSessionsWithoutEnd(t *testing.T) {
+	t.Parallel()
+	k := converse(t, start(t, &fake{}))
+	opened, refused := 0, 0
+	for range 3000 {
+		k.say(&quernv1.GrainServiceStreamRequest{OpenSessions: []uint32{1}})
+		for _, s := range k.hear().GetSessions() {
+			if s.GetError().GetReason() == "OVERLOADED" {
+				refused++
+			} else {
+				opened++
 			}
 		}
-	}()
-	heard := make(chan int, 1)
-	go func() {
-		total := 0
-		for total < n {
-			total += len(k.hear().GetReplies())
-		}
-		heard <- total
-	}()
-	for done := 0; done < n; {
-		batch := b.take(min(window, n-done))
-		for range 100 {
-			runtime.Gosched()
-		}
-		b.mu.Lock()
-		if extra := len(b.held); extra > 0 {
-			t.Errorf("%d operations beyond the window", extra)
-		}
-		b.mu.Unlock()
-		for _, h := range batch {
-			h.answer(1)
-		}
-		done += len(batch)
 	}
-	<-sent
-	if total := <-heard; total != n {
-		t.Errorf("%d replies", total)
+	if opened != 4*256 || refused != 3000-opened {
+		t.Errorf("%d opened, %d refused", opened, refused)
 	}
 }
 
@@ -350,6 +355,8 @@ func TestUnreadRepliesCutTheClientOff(t *testing.T) {
 	ids := uint64(0)
 	began := time.Now()
 	for {
+		// Each operation counts as answered for the client once it is, but
+		// nobody reads the answers.
 		frame := make([]*quernv1.StreamOperation, 500)
 		for i := range frame {
 			ids++

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,7 +46,7 @@ func (g *grainService) enter() *failure.Error {
 // greedy ones leave room for others.
 func (g *grainService) share() int {
 	if g.gate.inFlight.Load() < g.gate.limit/2 {
-		return streamWindow
+		return math.MaxInt
 	}
 	return int(g.gate.limit / (2 * max(1, g.streams.Load())))
 }
@@ -71,15 +72,17 @@ type streamMethod struct {
 
 // streamOp is one operation of a stream, with its messages.
 type streamOp struct {
-	op      handles.Operation
-	home    *streamMethod
-	stream  *stream
-	id      uint64
-	bytes   int
-	in      keyed
-	once    once // nil for reads
-	reset   interface{ Reset() }
-	scratch fastproto.Scratch
+	op       handles.Operation
+	home     *streamMethod
+	stream   *stream
+	next     *streamOp // of its shard, in the same frame
+	deadline time.Time
+	id       uint64
+	bytes    int
+	in       keyed
+	once     once // nil for reads
+	reset    interface{ Reset() }
+	scratch  fastproto.Scratch
 }
 
 // newStreamMethod is the method with the given messages.
@@ -129,8 +132,8 @@ func (s *stream) Operation(in *frame.Operation) error {
 	if in.ID == 0 {
 		return failure.New(failure.InvalidField, "an operation has no id")
 	}
-	if !s.begin(len(in.Request)) {
-		return nil
+	if refused := s.begin(len(in.Request)); refused != nil {
+		return refused
 	}
 	if in.Method >= uint32(len(s.methods)) || s.methods[in.Method] == nil { //nolint:gosec // at most streamMethods
 		s.reply(in.ID, len(in.Request), failure.New(failure.UnknownMethod, "this node has no method under the number %d of this stream", in.Method))
@@ -142,22 +145,24 @@ func (s *stream) Operation(in *frame.Operation) error {
 	}
 	o, _ := s.methods[in.Method].calls.Get().(*streamOp)
 	o.stream, o.id, o.bytes = s, in.ID, len(in.Request)
-	if refused := o.prepare(in); refused != nil {
+	shard, refused := o.prepare(in)
+	if refused != nil {
 		o.Completed(0, refused)
 		return nil
 	}
-	var deadline time.Time
+	o.deadline = time.Time{}
 	if in.TimeoutMS != 0 {
-		deadline = s.now.Add(time.Duration(in.TimeoutMS) * time.Millisecond)
+		o.deadline = s.now.Add(time.Duration(in.TimeoutMS) * time.Millisecond)
 	}
-	s.grains.backend.Submit(&o.op, deadline, o)
+	s.gather(shard, o)
 	return nil
 }
 
-// prepare fills in the operation, or says what is wrong with it.
-func (o *streamOp) prepare(in *frame.Operation) *failure.Error {
+// prepare fills in the operation and returns its shard, or says what is wrong
+// with it.
+func (o *streamOp) prepare(in *frame.Operation) (shard uint32, refused *failure.Error) {
 	if err := fastproto.Unmarshal(in.Request, o.op.Request, &o.scratch); err != nil {
-		return failure.New(failure.InvalidField, "the request does not decode: %v", err)
+		return 0, failure.New(failure.InvalidField, "the request does not decode: %v", err)
 	}
 	if o.in != nil {
 		o.op.Key = o.in.GetKey()
@@ -165,20 +170,20 @@ func (o *streamOp) prepare(in *frame.Operation) *failure.Error {
 	if o.once != nil {
 		o.op.IdempotencyKey = o.once.GetIdempotencyKey()
 	}
+	shard = o.stream.shardOf(o.op.Request, o.op.Key)
 	if in.Number == 0 {
-		return nil
+		return shard, nil
 	}
-	shard := o.stream.shardOf(o.op.Request, o.op.Key)
 	id := *o.stream.sessions.at(shard)
 	if id == "" {
-		return failure.New(failure.SessionExpired, "the stream has named no session at shard %d", shard)
+		return 0, failure.New(failure.SessionExpired, "the stream has named no session at shard %d", shard)
 	}
 	o.op.Session = handles.Session{ID: id, Number: in.Number, Settled: in.Settled}
-	return nil
+	return shard, nil
 }
 
-// shardOf finds the shard whose session numbers an operation. The keys of a
-// bulk operation are all of one shard then, which the backend checks.
+// shardOf finds the shard of an operation, whose session numbers it. The keys of
+// a numbered bulk operation are all of one shard, which the backend checks.
 func (s *stream) shardOf(request proto.Message, key string) uint32 {
 	if many, ok := request.(interface{ GetKeys() []string }); ok && len(many.GetKeys()) > 0 {
 		key = many.GetKeys()[0]

@@ -5,4 +5,10 @@
 // Clients are processes too: the test binary, started again in the role of an
 // adder. Nothing waits for time to pass; a kill comes after a random number of
 // acknowledged operations, or while the node starts.
+//
+// Beside these, TestStreamFaults and its like run a node's parts and clients in
+// one process, on a disk in memory, a network of package faultstream and
+// virtual time: thousands of faults where processes get a few. A run comes from
+// a seed, which is printed, but goroutines take their turns as they like: a
+// failure may need some runs to show again.
 package crashtest

@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// silence is how long a silent connection stays up.
+const silence = 4 * time.Second
+
 // proxy lies between clients and a node, and does to their connections what
 // networks do: it delays them, cuts them, ends them in one direction and lets
 // them fall silent. All of it comes from a seed.
@@ -157,6 +160,7 @@ func (p *proxy) carry(from, to *net.TCPConn, f fault) bool {
 		case "half-close":
 			return true
 		case "silence": // the rest is taken and thrown away
+			_ = from.SetReadDeadline(time.Now().Add(silence))
 			_, _ = io.Copy(io.Discard, from)
 		}
 		return false

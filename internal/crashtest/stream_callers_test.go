@@ -20,7 +20,6 @@ type callers struct {
 	// outcome must be learnt then.
 	patient time.Duration
 	sure    bool
-	many    bool // with bulk adds
 	// acked, where not nil, is called for each acknowledged add.
 	acked func()
 }
@@ -51,9 +50,7 @@ func (o *callers) operate(c *client.Client, r *rand.Rand) {
 	case 3:
 		o.addBatch(ctx, c, r, sure)
 	case 4:
-		if o.many {
-			o.addMany(ctx, c, r, sure)
-		}
+		o.addMany(ctx, c, r, sure)
 	default:
 		o.get(ctx, c, r)
 	}

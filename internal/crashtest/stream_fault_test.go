@@ -11,9 +11,13 @@ import (
 	"github.com/quern-io/quern/server"
 )
 
-// faultSeedEnv runs one seed of TestStreamFaults alone, and prints what
-// happened in it.
-const faultSeedEnv = "QUERN_CRASHTEST_FAULT_SEED"
+const (
+	// faultSeedEnv runs one seed of TestStreamFaults alone, and prints what
+	// happened in it.
+	faultSeedEnv = "QUERN_CRASHTEST_FAULT_SEED"
+	// faultSeedsEnv says how many seeds there are.
+	faultSeedsEnv = "QUERN_CRASHTEST_FAULT_SEEDS"
+)
 
 // TestStreamFaults runs clients over a network that breaks their streams in
 // every way, against a node whose power is cut, and expects of every add what
@@ -30,11 +34,17 @@ func TestStreamFaults(t *testing.T) {
 		faultRun(t, seed, breaks{}, true)
 		return
 	}
-	seeds := 300
+	seeds := uint64(300)
 	if testing.Short() {
 		seeds = 40
 	}
-	for seed := range uint64(seeds) {
+	if s := os.Getenv(faultSeedsEnv); s != "" {
+		var err error
+		if seeds, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for seed := range seeds {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			t.Parallel()
 			faultRun(t, seed, breaks{}, false)
@@ -44,14 +54,14 @@ func TestStreamFaults(t *testing.T) {
 
 // troubleOf spreads the kinds of trouble over the seeds.
 func troubleOf(seed uint64) trouble {
-	r := trouble{crashes: int(seed % 3), restarts: int(seed / 3 % 2)} //nolint:gosec // small
+	r := trouble{crashes: int(seed % 3), restarts: int(seed / 3 % 2)}
 	switch seed % 4 {
 	case 2:
 		r.forgets = 6
 	case 3:
 		r.forgets, r.closes = 2, 2
 	}
-	r.sick, r.idles = seed%5 == 1, seed%32 == 10
+	r.sick, r.narrow, r.idles = seed%5 == 1, seed%7 == 5, seed%32 == 10
 	return r
 }
 

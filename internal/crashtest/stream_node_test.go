@@ -31,6 +31,8 @@ const faultShards = 4
 type breaks struct {
 	store   func(actors.Store) actors.Store
 	backend func(server.Backend) server.Backend
+	// inFlight is how many operations the node takes at once; 0 is many.
+	inFlight int
 }
 
 // streamNode is a node as a program would put it together, but for listeners
@@ -77,7 +79,7 @@ func startNode(ctx context.Context, disk vfs.FS, b breaks, answers *firstAnswers
 	if b.backend != nil {
 		back = b.backend(back)
 	}
-	n.server = server.New(server.Config{Backend: back})
+	n.server = server.New(server.Config{Backend: back, MaxInFlight: b.inFlight})
 	return n, n.server.Start(ctx)
 }
 
@@ -114,6 +116,10 @@ func (b *faultBackend) Invoke(context.Context, *handles.Operation) error {
 }
 
 func (b *faultBackend) Submit(op *handles.Operation, deadline time.Time, done handles.Completer) {
+	if op.Method.Many {
+		b.submitMany(op, deadline, done)
+		return
+	}
 	shard := keyspace.Shard(op.Key, faultShards)
 	op.Origin = handles.Origin{Node: b.Name(), Shard: shard}
 	b.runtime.Submit(shard, &actors.Operation{

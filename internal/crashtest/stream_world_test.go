@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -33,6 +32,8 @@ type trouble struct {
 	crashes, restarts, forgets, closes int
 	// sick: the store does not know what it has written.
 	sick bool
+	// narrow: the node refuses what is more than a few operations at once.
+	narrow bool
 	// idles: workers rest for longer than a session lives.
 	idles bool
 }
@@ -68,7 +69,9 @@ func newWorld(t *testing.T, seed uint64, r trouble, b breaks) *world {
 	}
 	w.callers = callers{
 		ledger: w.ledger, keys: worldKeys, key: worldKey, patient: patient, sure: r.keepsSessions(),
-		many: os.Getenv("MANY") != "",
+	}
+	if r.narrow {
+		w.breaks.inFlight = 6
 	}
 	if r.sick {
 		w.breaks.store = func(s actors.Store) actors.Store {
@@ -85,7 +88,11 @@ func newWorld(t *testing.T, seed uint64, r trouble, b breaks) *world {
 // start starts the node on what is on the disk.
 func (w *world) start() {
 	w.t.Helper()
-	node, err := startNode(w.t.Context(), w.disk, w.breaks, w.answers)
+	var disk vfs.FS
+	if w.disk != nil {
+		disk = w.disk
+	}
+	node, err := startNode(w.t.Context(), disk, w.breaks, w.answers)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ const (
 // survive both.
 func TestKillThroughFaults(t *testing.T) {
 	t.Parallel()
-	kills := 8
+	kills := 6
 	if testing.Short() {
 		kills = 3
 	}
@@ -82,7 +82,7 @@ func streamerMain() int {
 		return 1
 	}
 	o := &callers{
-		ledger: newLedger(), keys: adderKeys, key: adderKey, patient: patience, sure: true, many: os.Getenv("MANY") != "",
+		ledger: newLedger(), keys: adderKeys, key: adderKey, patient: patience, sure: true,
 		acked: func() { fmt.Fprintln(os.Stdout, "ack") },
 	}
 	var all sync.WaitGroup

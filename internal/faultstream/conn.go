@@ -16,8 +16,8 @@ type conn struct {
 	name     string
 	plan     *plan
 	up, down *pipe
-	near     context.Context // the client's
-	far      context.Context // the server's
+	near     context.Context //nolint:containedctx // of the client's end, as frame.Stream has it
+	far      context.Context //nolint:containedctx // of the server's
 	leave    context.CancelFunc
 	gone     context.CancelFunc
 

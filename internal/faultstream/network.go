@@ -109,7 +109,7 @@ func (n *Network) Open(ctx context.Context) (frame.Stream, error) {
 	if c.plan.refused || !n.begin(c) {
 		return nil, errRefused
 	}
-	context.AfterFunc(c.near, clientEnd{c}.end)
+	context.AfterFunc(c.near, clientEnd{c}.end) //nolint:contextcheck // the end of one is all that it takes
 	return clientEnd{c}, nil
 }
 

@@ -43,7 +43,7 @@ func TestTwiceTheSaturatingLoad(t *testing.T) {
 	}
 	load := &load{keys: keys}
 	for range connections {
-		c, err := client.Dial(t.Context(), node.GRPC)
+		c, err := client.DialWith(t.Context(), node.GRPC, client.Options{Unary: true})
 		if err != nil {
 			t.Fatal(err)
 		}

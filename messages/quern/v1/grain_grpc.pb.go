@@ -32,10 +32,12 @@ type GrainServiceClient interface {
 	// answers in the order in which they become known. The first frame of the
 	// node is a hello; the client may send before it has come.
 	//
-	// The node stops reading while `hello.window` operations are unanswered or
-	// unread answers pile up, and ends a stream whose answers are not read. A
-	// frame that does not decode ends the stream with INVALID_FIELD; operations
-	// of earlier frames are still carried out.
+	// A client has at most `hello.window` operations unanswered, and 1,024 while
+	// it does not know the window; one that ignores it loses its stream with
+	// OVERLOADED. The node stops reading while it is crowded or the
+	// answers pile up, and ends a stream whose answers are not read. A frame that
+	// does not decode ends its stream with INVALID_FIELD. What was begun before
+	// is still carried out in each case.
 	Stream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[GrainServiceStreamRequest, GrainServiceStreamResponse], error)
 }
 
@@ -70,10 +72,12 @@ type GrainServiceServer interface {
 	// answers in the order in which they become known. The first frame of the
 	// node is a hello; the client may send before it has come.
 	//
-	// The node stops reading while `hello.window` operations are unanswered or
-	// unread answers pile up, and ends a stream whose answers are not read. A
-	// frame that does not decode ends the stream with INVALID_FIELD; operations
-	// of earlier frames are still carried out.
+	// A client has at most `hello.window` operations unanswered, and 1,024 while
+	// it does not know the window; one that ignores it loses its stream with
+	// OVERLOADED. The node stops reading while it is crowded or the
+	// answers pile up, and ends a stream whose answers are not read. A frame that
+	// does not decode ends its stream with INVALID_FIELD. What was begun before
+	// is still carried out in each case.
 	Stream(grpc.BidiStreamingServer[GrainServiceStreamRequest, GrainServiceStreamResponse]) error
 	mustEmbedUnimplementedGrainServiceServer()
 }

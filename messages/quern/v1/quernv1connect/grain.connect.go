@@ -43,10 +43,12 @@ type GrainServiceClient interface {
 	// answers in the order in which they become known. The first frame of the
 	// node is a hello; the client may send before it has come.
 	//
-	// The node stops reading while `hello.window` operations are unanswered or
-	// unread answers pile up, and ends a stream whose answers are not read. A
-	// frame that does not decode ends the stream with INVALID_FIELD; operations
-	// of earlier frames are still carried out.
+	// A client has at most `hello.window` operations unanswered, and 1,024 while
+	// it does not know the window; one that ignores it loses its stream with
+	// OVERLOADED. The node stops reading while it is crowded or the
+	// answers pile up, and ends a stream whose answers are not read. A frame that
+	// does not decode ends its stream with INVALID_FIELD. What was begun before
+	// is still carried out in each case.
 	Stream(context.Context) (*connect.BidiStreamForClientSimple[v1.GrainServiceStreamRequest, v1.GrainServiceStreamResponse], error)
 }
 
@@ -86,10 +88,12 @@ type GrainServiceHandler interface {
 	// answers in the order in which they become known. The first frame of the
 	// node is a hello; the client may send before it has come.
 	//
-	// The node stops reading while `hello.window` operations are unanswered or
-	// unread answers pile up, and ends a stream whose answers are not read. A
-	// frame that does not decode ends the stream with INVALID_FIELD; operations
-	// of earlier frames are still carried out.
+	// A client has at most `hello.window` operations unanswered, and 1,024 while
+	// it does not know the window; one that ignores it loses its stream with
+	// OVERLOADED. The node stops reading while it is crowded or the
+	// answers pile up, and ends a stream whose answers are not read. A frame that
+	// does not decode ends its stream with INVALID_FIELD. What was begun before
+	// is still carried out in each case.
 	Stream(context.Context, *connect.BidiStream[v1.GrainServiceStreamRequest, v1.GrainServiceStreamResponse]) error
 }
 
