@@ -47,6 +47,7 @@ type Client struct {
 	options Options
 	conns   []*grpc.ClientConn
 	conn    *grpc.ClientConn // the first one
+	dialers []*dialer        // of conns
 	cluster quernv1.ClusterServiceClient
 	addrs   string
 	dials   dialErrors
@@ -76,7 +77,9 @@ func DialWith(ctx context.Context, target string, o Options) (*Client, error) {
 	}
 	c := &Client{options: o.withDefaults(), addrs: strings.Join(addrs, ", "), cancel: func() {}}
 	for range c.options.Connections {
-		conn, err := grpc.NewClient("quern:///"+addrs[0], c.dialOptions(addrs)...)
+		d := &dialer{errors: &c.dials}
+		c.dialers = append(c.dialers, d)
+		conn, err := grpc.NewClient("quern:///"+addrs[0], c.dialOptions(addrs, d)...)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("client: dial %s: %w", c.addrs, err), c.closeConns())
 		}
@@ -173,7 +176,7 @@ func parseTarget(target string) ([]string, error) {
 	return addrs, nil
 }
 
-func (c *Client) dialOptions(addrs []string) []grpc.DialOption {
+func (c *Client) dialOptions(addrs []string, d *dialer) []grpc.DialOption {
 	o := c.options
 	nodes := manual.NewBuilderWithScheme("quern")
 	var state resolver.State
@@ -184,7 +187,7 @@ func (c *Client) dialOptions(addrs []string) []grpc.DialOption {
 	options := []grpc.DialOption{
 		grpc.WithResolvers(nodes),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(c.dials.dial),
+		grpc.WithContextDialer(d.dial),
 		grpc.WithNoProxy(),
 		grpc.WithDefaultServiceConfig(fmt.Sprintf(serviceConfig, o.MaxMessageBytes)),
 		grpc.WithDisableServiceConfig(),
@@ -262,21 +265,40 @@ func (c *Client) closeConns() error {
 // Counter returns a handle of the counter with this key. It does no I/O.
 func (c *Client) Counter(key string) handles.Counter { return handles.NewCounter(c, key) }
 
-// dialErrors opens connections and remembers why the last attempt failed.
+// dialErrors remembers why the last attempt to connect failed.
 type dialErrors struct {
 	mu  sync.Mutex
 	err error // guarded by mu; nil after a success
 }
 
-func (d *dialErrors) dial(ctx context.Context, addr string) (net.Conn, error) {
+// dialer opens the connections of one gRPC client connection, one at a time.
+type dialer struct {
+	errors *dialErrors
+	mu     sync.Mutex
+	conn   net.Conn // the last one; guarded by mu
+}
+
+func (d *dialer) dial(ctx context.Context, addr string) (net.Conn, error) {
 	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: time.Second, Interval: time.Second, Count: 2,
 	}}
 	c, err := dialer.DialContext(ctx, "tcp", addr)
+	d.errors.mu.Lock()
+	d.errors.err = err
+	d.errors.mu.Unlock()
 	d.mu.Lock()
-	d.err = err
+	d.conn = c
 	d.mu.Unlock()
 	return c, err //nolint:wrapcheck // names the address already
+}
+
+// cut closes the connection, so that the next stream gets another one.
+func (d *dialer) cut() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conn != nil {
+		_ = d.conn.Close()
+	}
 }
 
 func (d *dialErrors) last() error {

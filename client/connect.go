@@ -103,6 +103,8 @@ func (e *engine) redial(ctx context.Context, open opener) dialled {
 	ctx, cancel := context.WithCancel(ctx)
 	result := make(chan dialled, 1)
 	go func() { result <- open.dial(ctx) }()
+	look := time.NewTicker(giveUpEvery)
+	defer look.Stop()
 	for {
 		select {
 		case d := <-result:
@@ -112,7 +114,7 @@ func (e *engine) redial(ctx context.Context, open opener) dialled {
 				d.frames = &cancelling{d.frames, cancel}
 			}
 			return d
-		case <-time.After(giveUpEvery):
+		case <-look.C:
 			e.sweep()
 		}
 	}
@@ -125,6 +127,13 @@ type cancelling struct {
 	cancel context.CancelFunc
 }
 
+// Abandon implements abandoner.
+func (c *cancelling) Abandon() {
+	if a, ok := c.Stream.(abandoner); ok {
+		a.Abandon()
+	}
+}
+
 func (c *cancelling) Close() {
 	c.Stream.Close()
 	c.cancel()
@@ -132,13 +141,15 @@ func (c *cancelling) Close() {
 
 // rest waits before another attempt; false where ctx ended.
 func (e *engine) rest(ctx context.Context, pause time.Duration) bool {
-	for end := time.Now().Add(pause); ; {
-		left := time.Until(end)
-		if left <= 0 {
-			return true
-		}
+	end := time.NewTimer(pause)
+	defer end.Stop()
+	look := time.NewTicker(giveUpEvery)
+	defer look.Stop()
+	for {
 		select {
-		case <-time.After(min(left, giveUpEvery)):
+		case <-end.C:
+			return true
+		case <-look.C:
 			e.sweep()
 		case <-ctx.Done():
 			return false
@@ -156,10 +167,12 @@ var streamDesc = grpc.StreamDesc{StreamName: "Stream", ServerStreams: true, Clie
 
 // opener opens streams over one of the connections.
 func (c *Client) opener(place int) opener {
-	return func(ctx context.Context) (frame.Stream, error) { return c.openStream(ctx, c.conns[place]) }
+	return func(ctx context.Context) (frame.Stream, error) {
+		return c.openStream(ctx, c.conns[place], c.dialers[place])
+	}
 }
 
-func (c *Client) openStream(ctx context.Context, conn *grpc.ClientConn) (frame.Stream, error) {
+func (c *Client) openStream(ctx context.Context, conn *grpc.ClientConn, d *dialer) (frame.Stream, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	conn.Connect()
 	stream, err := conn.NewStream(ctx, &streamDesc, quernv1.GrainService_Stream_FullMethodName,
@@ -171,13 +184,14 @@ func (c *Client) openStream(ctx context.Context, conn *grpc.ClientConn) (frame.S
 		}
 		return nil, fmt.Errorf("client: open a stream to %s: %w", c.addrs, err)
 	}
-	return &grpcFrames{stream: stream, cancel: cancel}, nil
+	return &grpcFrames{stream: stream, cancel: cancel, dialer: d}, nil
 }
 
 // grpcFrames is a stream of gRPC.
 type grpcFrames struct {
 	stream grpc.ClientStream
 	cancel context.CancelFunc
+	dialer *dialer
 }
 
 func (f *grpcFrames) Context() context.Context { return f.stream.Context() }
@@ -199,3 +213,6 @@ func (f *grpcFrames) Recv() ([]byte, error) {
 }
 
 func (f *grpcFrames) Close() { f.cancel() }
+
+// Abandon implements abandoner.
+func (f *grpcFrames) Abandon() { f.dialer.cut() }

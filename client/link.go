@@ -101,6 +101,10 @@ func newLink(e *engine, place int, f frame.Stream, hello *quernv1.StreamHello) *
 	return l
 }
 
+// abandoner is a stream whose connection can be given up with it: another
+// stream over one that is silent would be silent too.
+type abandoner interface{ Abandon() }
+
 // run works until the stream breaks or ctx ends, and says why.
 func (l *link) run(ctx context.Context) error {
 	var all sync.WaitGroup
@@ -115,6 +119,9 @@ func (l *link) run(ctx context.Context) error {
 		err = ctx.Err()
 	}
 	close(l.done)
+	if a, ok := l.frames.(abandoner); ok && errors.Is(err, errSilent) {
+		a.Abandon()
+	}
 	l.frames.Close()
 	all.Wait()
 	return err
@@ -139,7 +146,7 @@ func (l *link) put(c *call) *failure.Error {
 		l.name(c.session)
 	}
 	if d := c.batch.deadline; !d.IsZero() {
-		o.TimeoutMS = uint32(min(max(time.Until(d).Milliseconds(), 1), 1<<31)) //nolint:gosec // in range
+		o.TimeoutMS = uint32(min(max(time.Until(d).Milliseconds(), 1), 1<<31))
 	}
 	before := len(l.out.operations)
 	var err error

@@ -85,7 +85,7 @@ func split(in *quernv1.CounterServiceAddManyRequest, shards uint32) *splitting {
 	}
 	for i, key := range keys {
 		p := &s.parts[counts[of[i]]]
-		p.request.Keys, p.places = append(p.request.Keys, key), append(p.places, int32(i)) //nolint:gosec // at most MaxManyKeys
+		p.request.Keys, p.places = append(p.request.Keys, key), append(p.places, int32(i))
 		if len(in.GetDeltas()) > 0 {
 			p.request.Deltas = append(p.request.Deltas, in.GetDeltas()[i])
 		}

@@ -126,7 +126,7 @@ func (s *scene) next() *quernv1.GrainServiceStreamRequest {
 				continue
 			}
 			return m
-		case <-time.After(time.Minute):
+		case <-time.After(time.Minute): //nolint:forbidigo // in a bubble
 			s.t.Fatal("no frame came")
 		}
 	}

@@ -8,7 +8,7 @@ import (
 // TestSessionAgainstATwin settles numbers in a random order, beside a map.
 func TestSessionAgainstATwin(t *testing.T) {
 	t.Parallel()
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test
+	random := rand.New(rand.NewPCG(1, 2))
 	var s session
 	open := map[uint64]bool{}
 	for range 200_000 {

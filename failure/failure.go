@@ -90,7 +90,7 @@ func OutcomeOf(err error) Outcome {
 	if err == nil {
 		return NotDone
 	}
-	if many, ok := err.(interface{ Outcome() Outcome }); ok { //nolint:errorlint // of the error itself, not of its parts
+	if many, ok := err.(interface{ Outcome() Outcome }); ok {
 		return many.Outcome()
 	}
 	if e, ok := errors.AsType[*Error](err); ok {

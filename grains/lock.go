@@ -196,7 +196,8 @@ func (l *lock) acquire(t *actors.Turn, q *quernv1.LockServiceAcquireRequest, a *
 	e := l.find(w.owner)
 	switch {
 	case e == nil && t.Resumed(): // its wait is over, or its grant was forced away
-		return false, l.notHeld(w, a)
+		l.notHeld(w, a)
+		return false, nil
 	case l.permits != 0 && l.permits != w.permits:
 		return false, failure.New(failure.InvalidField, "permits is %d; the lock is in use with %d", w.permits, l.permits)
 	case e == nil:
@@ -207,7 +208,9 @@ func (l *lock) acquire(t *actors.Turn, q *quernv1.LockServiceAcquireRequest, a *
 	case e.state == queued:
 		return l.stay(t, e, w, a)
 	default:
-		return l.confirm(t, e, w.ttl), l.isHeld(e, a)
+		changed := l.confirm(t, e, w.ttl)
+		l.isHeld(e, a)
+		return changed, nil
 	}
 }
 
@@ -225,9 +228,11 @@ func (l *lock) enter(t *actors.Turn, w wanted, a *quernv1.LockServiceAcquireResp
 	case free:
 		e := l.add(&l.holders, w, held, t.Now()+w.ttl)
 		l.setToken(e, t.Next())
-		return true, l.isHeld(e, a)
+		l.isHeld(e, a)
+		return true, nil
 	case w.wait == 0:
-		return false, l.notHeld(w, a)
+		l.notHeld(w, a)
+		return false, nil
 	case l.queue.n >= MaxLockWaiters:
 		return false, failure.New(failure.Overloaded, "%d wait for the lock already; try again later", l.queue.n).After(queueRetryAfter)
 	default:
@@ -243,7 +248,8 @@ func (l *lock) stay(t *actors.Turn, e *lockEntry, w wanted, a *quernv1.LockServi
 	case t.Resumed():
 		return false, actors.Park(w.owner)
 	case w.wait == 0:
-		return false, l.notHeld(w, a)
+		l.notHeld(w, a)
+		return false, nil
 	}
 	l.touch(e)
 	changed = l.lease(e, w.ttl)
@@ -268,15 +274,13 @@ func (l *lock) lease(e *lockEntry, ttl int64) (changed bool) {
 	return changed
 }
 
-func (l *lock) isHeld(e *lockEntry, a *quernv1.LockServiceAcquireResponse) error {
+func (l *lock) isHeld(e *lockEntry, a *quernv1.LockServiceAcquireResponse) {
 	a.Held, a.Token, a.Owner, a.Ttl = true, e.token, e.owner, duration(e.ttl)
 	a.Waiters = l.queue.n
-	return nil
 }
 
-func (l *lock) notHeld(w wanted, a *quernv1.LockServiceAcquireResponse) error {
+func (l *lock) notHeld(w wanted, a *quernv1.LockServiceAcquireResponse) {
 	a.Owner, a.Waiters, a.Position = w.owner, l.queue.n, l.queue.n+1
-	return nil
 }
 
 func notHolder(token uint64) error {

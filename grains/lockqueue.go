@@ -247,7 +247,7 @@ func (l *lock) expire(t *actors.Turn) (changed bool) {
 }
 
 // start gives times to what was read from a record. Undo does not take it
-// back, or refused calls could keep leases alive for ever.
+// back, or a refused call would make the leases longer.
 func (l *lock) start(now int64) {
 	if !l.reloaded {
 		return
@@ -294,19 +294,20 @@ func (l *lock) Pinned() bool { return l.holders.n > 0 || l.queue.n > 0 }
 type dueHeap []*lockEntry
 
 // Len implements heap.Interface.
-func (h dueHeap) Len() int { return len(h) }
+func (h *dueHeap) Len() int { return len(*h) }
 
 // Less implements heap.Interface. At the same time a hold ends before a wait:
 // whoever still waited then gets the lock.
-func (h dueHeap) Less(i, j int) bool {
-	a, b := h[i], h[j]
+func (h *dueHeap) Less(i, j int) bool {
+	a, b := (*h)[i], (*h)[j]
 	return a.due < b.due || a.due == b.due && a.token != 0 && b.token == 0
 }
 
 // Swap implements heap.Interface.
-func (h dueHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].place, h[j].place = int32(i), int32(j) //nolint:gosec // at most 200,000
+func (h *dueHeap) Swap(i, j int) {
+	a, b := (*h)[j], (*h)[i]
+	(*h)[i], (*h)[j] = a, b
+	a.place, b.place = int32(i), int32(j) //nolint:gosec // at most 200,000
 }
 
 // Push implements heap.Interface.

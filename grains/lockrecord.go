@@ -3,6 +3,7 @@ package grains
 import (
 	"container/heap"
 	"errors"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -58,8 +59,8 @@ func (l *lock) Undo() {
 	if l.log == nil || len(l.log.entries) == 0 && l.lockCore == l.log.core {
 		return
 	}
-	for i := len(l.log.entries) - 1; i >= 0; i-- {
-		*l.log.entries[i].at = l.log.entries[i].before
+	for _, saved := range slices.Backward(l.log.entries) {
+		*saved.at = saved.before
 	}
 	l.lockCore, l.spare = l.log.core, nil
 	l.rebuild()
@@ -280,8 +281,10 @@ func (l *lock) sound() bool {
 		}
 		owners[e.owner] = true
 	}
-	exclusive := l.holders.n > 0 && !l.holders.first.shared
-	return !(exclusive && l.holders.n > l.permits) && (l.queue.n == 0 || !l.admits(l.queue.first.shared))
+	if l.holders.n > l.permits && !l.holders.first.shared {
+		return false
+	}
+	return l.queue.n == 0 || !l.admits(l.queue.first.shared)
 }
 
 // eachField calls visit with each field of a record: a number, or bytes, which

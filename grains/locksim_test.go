@@ -98,8 +98,7 @@ func (s *lockSim) call(command, reply proto.Message) error {
 	s.tb.Helper()
 	s.due()
 	err := s.apply(false, command, reply)
-	var parked actors.Parked
-	if errors.As(err, &parked) {
+	if parked, waits := errors.AsType[actors.Parked](err); waits {
 		q, ok := command.(*quernv1.LockServiceAcquireRequest)
 		if !ok || parked.Waiter != q.GetOwner() {
 			s.tb.Fatalf("%v parks under %q", command, parked.Waiter)

@@ -233,7 +233,7 @@ func (d *lockDuel) step(owner string) string {
 		}
 		return "deaf: " + owner
 	case n < 98:
-		d.lockSim.reload()
+		d.reload()
 		d.twin.reload()
 		return "reload"
 	default:

@@ -35,7 +35,7 @@ type lockNode struct {
 
 func newLockNode(seed uint64, faults bool) *lockNode {
 	n := &lockNode{
-		faults: faults, r: rand.New(rand.NewPCG(seed, 3)), lock: grains.Lock{}.New(), //nolint:gosec // a test's
+		faults: faults, r: rand.New(rand.NewPCG(seed, 3)), lock: grains.Lock{}.New(),
 		parked: map[string][]chan struct{}{}, life: make(chan struct{}),
 	}
 	n.timer = time.AfterFunc(time.Hour, n.due)

@@ -133,7 +133,7 @@ func (s *Server) listen(ctx context.Context) (grpcLis, httpLis *listener, err er
 
 // serveGRPC needs mu.
 func (s *Server) serveGRPC(ctx context.Context, lis *listener) {
-	s.life.grpc, s.life.grpcLis, s.life.grpcAddr = s.newGRPC(), lis, lis.Addr().String()
+	s.life.grpc, s.life.grpcLis, s.life.grpcAddr = s.newGRPC(), lis, lis.Addr().String() //nolint:contextcheck // streams have contexts of their own
 	s.countConns("grpc", lis)
 	g := s.life.grpc
 	s.serving.Go(func() {

@@ -255,7 +255,7 @@ func (s *stream) write(read <-chan error) error {
 				draining, read = true, nil
 				break
 			}
-			s.flush()
+			_ = s.flush() // the client may still hear what was answered
 			return err
 		case <-s.frames.Context().Done():
 			return s.frames.Context().Err() //nolint:wrapcheck // of the transport

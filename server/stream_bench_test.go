@@ -19,7 +19,7 @@ func BenchmarkStream(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			defer c.Close() //nolint:errcheck // a benchmark
+			defer c.Close()
 			b.ReportAllocs()
 			b.ResetTimer()
 			var all sync.WaitGroup

@@ -12,12 +12,10 @@ import (
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
-func pointer(v int64) *int64 { return &v }
-
 var messages = []proto.Message{
 	&quernv1.CounterServiceAddRequest{},
-	&quernv1.CounterServiceAddRequest{Key: "a", Delta: pointer(-1)},
-	&quernv1.CounterServiceAddRequest{Key: "ä", IdempotencyKey: "once", Delta: pointer(0), Min: pointer(math.MinInt64), Max: pointer(math.MaxInt64), Saturate: true},
+	&quernv1.CounterServiceAddRequest{Key: "a", Delta: proto.Int64(-1)},
+	&quernv1.CounterServiceAddRequest{Key: "ä", IdempotencyKey: "once", Delta: proto.Int64(0), Min: proto.Int64(math.MinInt64), Max: proto.Int64(math.MaxInt64), Saturate: true},
 	&quernv1.CounterServiceAddRequest{Key: "\xff"},
 	&quernv1.CounterServiceAddRequest{Key: "k", IdempotencyKey: "\xff"},
 	&quernv1.CounterServiceAddResponse{},
@@ -79,7 +77,7 @@ func FuzzUnmarshal(f *testing.F) {
 }
 
 func TestScratchIsUsed(t *testing.T) { //nolint:paralleltest // counts allocations
-	b, err := proto.Marshal(&quernv1.CounterServiceAddRequest{Delta: pointer(1), Min: pointer(2), Max: pointer(3)})
+	b, err := proto.Marshal(&quernv1.CounterServiceAddRequest{Delta: proto.Int64(1), Min: proto.Int64(2), Max: proto.Int64(3)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +111,7 @@ func BenchmarkManyRequest(b *testing.B) {
 }
 
 func BenchmarkAppend(b *testing.B) {
-	q := &quernv1.CounterServiceAddRequest{Key: "bench:1234", Delta: pointer(1)}
+	q := &quernv1.CounterServiceAddRequest{Key: "bench:1234", Delta: proto.Int64(1)}
 	buf := make([]byte, 0, 64)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -122,7 +120,7 @@ func BenchmarkAppend(b *testing.B) {
 }
 
 func BenchmarkUnmarshal(b *testing.B) {
-	in, _ := proto.Marshal(&quernv1.CounterServiceAddRequest{Key: "bench:1234", Delta: pointer(1)})
+	in, _ := proto.Marshal(&quernv1.CounterServiceAddRequest{Key: "bench:1234", Delta: proto.Int64(1)})
 	var (
 		s fastproto.Scratch
 		m quernv1.CounterServiceAddRequest

@@ -37,7 +37,7 @@ func appendPacked(b []byte, field protowire.Number, values []int64) []byte {
 	for _, v := range values {
 		size += protowire.SizeVarint(protowire.EncodeZigZag(v))
 	}
-	b = protowire.AppendVarint(protowire.AppendTag(b, field, protowire.BytesType), uint64(size)) //nolint:gosec // not negative
+	b = protowire.AppendVarint(protowire.AppendTag(b, field, protowire.BytesType), uint64(size))
 	for _, v := range values {
 		b = protowire.AppendVarint(b, protowire.EncodeZigZag(v))
 	}

@@ -38,13 +38,13 @@ func begin(b []byte, field protowire.Number) (_ []byte, start int) {
 func end(b []byte, start int) []byte {
 	n := len(b) - start
 	if n < 1<<7 {
-		b[start-1] = byte(n)
+		b[start-1] = byte(n) //nolint:gosec // below 1<<7
 		return b
 	}
-	width := protowire.SizeVarint(uint64(n)) //nolint:gosec // not negative
+	width := protowire.SizeVarint(uint64(n))
 	b = append(b, make([]byte, width-1)...)
 	copy(b[start+width-1:], b[start:start+n])
-	protowire.AppendVarint(b[:start-1], uint64(n)) //nolint:gosec // not negative
+	protowire.AppendVarint(b[:start-1], uint64(n))
 	return b
 }
 

@@ -44,12 +44,12 @@ func (r *requests) Ping(n uint64) error {
 	return nil
 }
 
-func request(t testing.TB, keyBytes int) ([]byte, *quernv1.GrainServiceStreamRequest) {
-	t.Helper()
+func request(tb testing.TB, keyBytes int) ([]byte, *quernv1.GrainServiceStreamRequest) {
+	tb.Helper()
 	add := &quernv1.CounterServiceAddRequest{Key: strings.Repeat("k", keyBytes), Delta: proto.Int64(-3)}
 	raw, err := proto.Marshal(add)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	want := &quernv1.GrainServiceStreamRequest{
 		Methods:      []*quernv1.StreamMethod{{Ref: 1, Procedure: "/quern.v1.CounterService/Add"}},
@@ -70,7 +70,7 @@ func request(t testing.TB, keyBytes int) ([]byte, *quernv1.GrainServiceStreamReq
 	for _, o := range want.GetOperations() {
 		op := &frame.Operation{ID: o.GetId(), Method: o.GetMethod(), Number: o.GetNumber(), Settled: o.GetSettled(), TimeoutMS: o.GetTimeoutMs()}
 		if b, err = frame.AppendOperation(b, op, add); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	return frame.AppendPing(b, 5), want

@@ -106,7 +106,7 @@ func failureOf(m *quernv1.StreamError) *failure.Error {
 		return nil
 	}
 	e := &failure.Error{Message: m.GetMessage(), RetryAfter: time.Duration(m.GetRetryAfterMs()) * time.Millisecond}
-	known := false
+	var known bool
 	if e.Reason, known = failure.ParseReason(m.GetReason()); !known {
 		e.Reason = wire.Fallback(m.GetCode(), m.GetUnknown())
 		e.Message = m.GetReason() + ": " + e.Message
@@ -174,7 +174,7 @@ func readOrigin(b []byte, v Responses) error {
 	if c.err != nil {
 		return c.err
 	}
-	return v.Origin(uint32(shard), epoch, node) //nolint:gosec,wrapcheck // as package proto decodes it
+	return v.Origin(uint32(shard), epoch, node) //nolint:wrapcheck // the visitor's own
 }
 
 func readSession(b []byte, v Responses) error {
