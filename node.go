@@ -267,8 +267,8 @@ type backend struct{ *Node }
 // Ready implements server.Backend: every shard must have an epoch.
 func (b backend) Ready() error {
 	for shard := range b.info.Shards {
-		if _, serving := b.runtime.Epoch(shard); !serving {
-			return fmt.Errorf("quern: shard %d is not served", shard)
+		if !b.runtime.Serving(shard) {
+			return fmt.Errorf("quern: shard %d is not served at present", shard)
 		}
 	}
 	return nil

@@ -289,7 +289,7 @@ func TestStopWhileRaising(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	claimed := make(chan error, 1)
 	go func() { claimed <- rt.Activate(ctx, []actors.Claim{{Shard: 1, Epoch: 1}}) }()
-	for !rt.Raising(1) {
+	for rt.Serving(1) || !rt.Raising(1) {
 		runtime.Gosched()
 	}
 	cancel()
@@ -298,5 +298,29 @@ func TestStopWhileRaising(t *testing.T) {
 	}
 	if err := rt.Stop(context.Background()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRaisingAgainIsNotServing: a shard that is owned, and whose epoch is being
+// raised again, does not count as served.
+func TestRaisingAgainIsNotServing(t *testing.T) {
+	t.Parallel()
+	store := newFaultStore()
+	r := newRig(t, store)
+	shard := r.shardOf("a")
+	if _, err := r.counter("a").Add(t.Context(), 1); err != nil || !r.Serving(shard) {
+		t.Fatal(err, r.Serving(shard))
+	}
+	store.set(func(f *faultStore) { f.raise = func() error { return errBroken } })
+	r.Crash(shard)
+	for !r.Raising(shard) {
+		runtime.Gosched()
+	}
+	if _, owned := r.Epoch(shard); !owned || r.Serving(shard) {
+		t.Errorf("owned %v, serving %v", owned, r.Serving(shard))
+	}
+	store.set(func(f *faultStore) { f.raise = nil })
+	if _, err := r.counter("a").Add(t.Context(), 1); err != nil || !r.Serving(shard) {
+		t.Errorf("afterwards: %v, serving %v", err, r.Serving(shard))
 	}
 }

@@ -209,7 +209,11 @@ func (r *Runtime) Activate(ctx context.Context, claims []Claim) error {
 	return nil
 }
 
-// Epoch returns the epoch under which a shard serves, and whether it does.
+// Serving reports whether a shard answers at present. One that this node owns
+// does not while its epoch is being raised again.
+func (r *Runtime) Serving(shard uint32) bool { return r.shards[shard].ready.Load() }
+
+// Epoch returns the epoch under which a shard is owned, and whether it is.
 func (r *Runtime) Epoch(shard uint32) (epoch uint64, serving bool) {
 	s := r.shards[shard]
 	return s.epoch.Load(), s.owned.Load()

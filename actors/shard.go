@@ -39,6 +39,7 @@ type shard struct {
 	activation uint64
 	epoch      atomic.Uint64
 	owned      atomic.Bool // whether phase is serving or, again, raising
+	ready      atomic.Bool // whether phase is serving
 	current    *call
 	clock      shardClock
 
@@ -328,6 +329,7 @@ func (s *shard) activate(epoch uint64, lastTime int64) {
 	s.phase = serving
 	s.epoch.Store(epoch)
 	s.owned.Store(true)
+	s.ready.Store(true)
 	s.clock.start(lastTime)
 	s.timers.next.Store(1) // look once at what is due
 	s.rt.log.Debug("shard serves", slog.Any("shard", s.id), slog.Uint64("epoch", epoch))
@@ -342,6 +344,7 @@ func (s *shard) reload(err error) {
 		return
 	}
 	s.phase = raising
+	s.ready.Store(false)
 	s.endActivation(err)
 	s.rt.raiser.enqueue(s.raise(Raise{Epoch: s.epoch.Load() + 1, From: s.epoch.Load()}))
 }
@@ -352,6 +355,7 @@ func (s *shard) lose() {
 		slog.Any("shard", s.id), slog.Uint64("epoch", s.epoch.Load()))
 	s.phase = fenced
 	s.owned.Store(false)
+	s.ready.Store(false)
 	s.endActivation(errNotOwner)
 	s.failAll(&s.held, errNotOwner)
 	s.settleClaim()
@@ -426,6 +430,7 @@ func (s *shard) close() {
 	}
 	s.phase = closed
 	s.owned.Store(false)
+	s.ready.Store(false)
 	s.endActivation(failure.New(failure.OutcomeUnknown, "the node was stopped before the operation was durable; it perhaps happened"))
 	s.failAll(&s.held, errStopping)
 	s.settleClaim()

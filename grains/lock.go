@@ -17,10 +17,14 @@ const (
 	// MaxLease is the longest ttl of a lease, and the longest wait for one.
 	MaxLease = 24 * time.Hour
 	// MaxLockHolders and MaxLockWaiters are how many may hold a lock and wait
-	// for it. Beyond that a shared request waits, and a waiter is refused with
-	// OVERLOADED.
+	// for it; fewer where owners are longer than 26 bytes, since the record is
+	// bounded, too. Beyond that a shared request waits, and what would have to
+	// wait is refused with OVERLOADED.
 	MaxLockHolders = 100_000
 	MaxLockWaiters = 100_000
+
+	// maxLockBytes keeps a record within what a commit takes.
+	maxLockBytes = 4 << 20
 
 	maxOwnerBytes  = 128
 	maxReasonBytes = 512
@@ -225,16 +229,17 @@ func mode(shared bool) string {
 func (l *lock) enter(t *actors.Turn, w wanted, a *quernv1.LockServiceAcquireResponse) (bool, error) {
 	free := l.queue.n == 0 && l.admits(w.shared)
 	switch {
+	case !free && w.wait == 0:
+		l.notHeld(w, a)
+		return false, nil
+	case !free && l.queue.n >= MaxLockWaiters, l.bytes+len(w.owner)+entryBytes > maxLockBytes:
+		return false, failure.New(failure.Overloaded, "the lock has %d holders and %d who wait, as many as it takes; try again later",
+			l.holders.n, l.queue.n).After(queueRetryAfter)
 	case free:
 		e := l.add(&l.holders, w, held, t.Now()+w.ttl)
 		l.setToken(e, t.Next())
 		l.isHeld(e, a)
 		return true, nil
-	case w.wait == 0:
-		l.notHeld(w, a)
-		return false, nil
-	case l.queue.n >= MaxLockWaiters:
-		return false, failure.New(failure.Overloaded, "%d wait for the lock already; try again later", l.queue.n).After(queueRetryAfter)
 	default:
 		l.add(&l.queue, w, queued, t.Now()+w.wait)
 		return true, actors.Park(w.owner)

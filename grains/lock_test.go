@@ -96,6 +96,24 @@ func TestLockBoundsItsQueue(t *testing.T) {
 	}
 }
 
+// TestLockBoundsItsRecord: a commit takes only so much, whatever owners are
+// called.
+func TestLockBoundsItsRecord(t *testing.T) {
+	t.Parallel()
+	s := newLockSim(t)
+	s.token = 1 << 50
+	var err error
+	n := 0
+	for ; err == nil && n < grains.MaxLockHolders; n++ {
+		q := acquireBy(fmt.Sprintf("%0128d", n), 24*time.Hour, time.Hour)
+		q.Shared = true
+		_, err = s.lock.Apply(s.turn(false), q, &quernv1.LockServiceAcquireResponse{})
+	}
+	if size := len(s.record()); !errors.Is(err, failure.Overloaded) || size < 4<<20 || size > 5<<20 {
+		t.Errorf("%d holders in %d bytes, then %v", n, size, err)
+	}
+}
+
 // TestLockDueTurnKeepsTheTimer holds what the timer table relies on: a renewal
 // and a read of a lock that was just read leave the timer where it is, and the
 // turn at that time sets it anew.

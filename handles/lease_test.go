@@ -8,8 +8,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
@@ -24,8 +22,22 @@ type lockScript struct {
 	release func(q *quernv1.LockServiceReleaseRequest) error
 
 	mu       sync.Mutex
-	renewals []time.Time
-	released []*quernv1.LockServiceReleaseRequest
+	tried    []time.Time
+	received []*quernv1.LockServiceReleaseRequest
+}
+
+// renewals are the times of the tries so far.
+func (s *lockScript) renewals() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tried
+}
+
+// released are the releases so far.
+func (s *lockScript) released() []*quernv1.LockServiceReleaseRequest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.received
 }
 
 func (s *lockScript) Invoke(ctx context.Context, op *handles.Operation) error {
@@ -39,12 +51,12 @@ func (s *lockScript) Invoke(ctx context.Context, op *handles.Operation) error {
 		return nil
 	case *quernv1.LockServiceRenewRequest:
 		s.mu.Lock()
-		s.renewals = append(s.renewals, time.Now())
+		s.tried = append(s.tried, time.Now())
 		s.mu.Unlock()
 		return s.renew(ctx)
 	case *quernv1.LockServiceReleaseRequest:
 		s.mu.Lock()
-		s.released = append(s.released, &quernv1.LockServiceReleaseRequest{Token: q.GetToken(), Owner: q.GetOwner()})
+		s.received = append(s.received, &quernv1.LockServiceReleaseRequest{Token: q.GetToken(), Owner: q.GetOwner()})
 		s.mu.Unlock()
 		if s.release != nil {
 			return s.release(q)
@@ -98,11 +110,11 @@ func TestLeaseIsRenewed(t *testing.T) {
 			t.Fatalf("lost after %v: %v", time.Since(began), l.Err())
 		default:
 		}
-		if n := len(s.renewals); n < 30 || n > 34 {
+		if n := len(s.renewals()); n < 30 || n > 34 {
 			t.Errorf("%d renewals in ten ttls", n)
 		}
 		before := began
-		for _, at := range s.renewals {
+		for _, at := range s.renewals() {
 			if d := at.Sub(before); d > leaseTTL/3 || d < leaseTTL*3/10-time.Millisecond {
 				t.Errorf("a renewal after %v", d)
 			}
@@ -112,8 +124,8 @@ func TestLeaseIsRenewed(t *testing.T) {
 			t.Error(err, l.Err())
 		}
 		<-l.Lost()
-		if err := l.Release(t.Context()); err != nil || len(s.released) != 1 || s.released[0].GetToken() != 7 {
-			t.Errorf("again: %v; %v", err, s.released)
+		if err := l.Release(t.Context()); err != nil || len(s.released()) != 1 || s.released()[0].GetToken() != 7 {
+			t.Errorf("again: %v; %v", err, s.released())
 		}
 	}) // the bubble ends when all its goroutines have
 }
@@ -172,7 +184,7 @@ func TestLeaseIsLostBeforeItsEnd(t *testing.T) {
 				l := s.hold(t)
 				lost := lostAfter(t, l, began)
 				if tt.after > 0 {
-					lost -= s.renewals[tt.after-1].Sub(began)
+					lost -= s.renewals()[tt.after-1].Sub(began)
 				}
 				if lost != tt.lost || !errors.Is(l.Err(), tt.reason) {
 					t.Errorf("lost after %v, want %v: %v", lost, tt.lost, l.Err())
@@ -197,15 +209,15 @@ func TestLeaseOutlivesFailuresThatEnd(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &lockScript{}
 				s.renew = func(ctx context.Context) error {
-					if len(s.renewals)%2 == 1 {
+					if len(s.renewals())%2 == 1 {
 						return fail(ctx)
 					}
 					return nil
 				}
 				l := s.hold(t)
 				time.Sleep(20 * leaseTTL) //nolint:forbidigo // in a bubble
-				if l.Err() != nil || len(s.renewals) > 200 {
-					t.Errorf("%v after %d renewals", l.Err(), len(s.renewals))
+				if l.Err() != nil || len(s.renewals()) > 200 {
+					t.Errorf("%v after %d renewals", l.Err(), len(s.renewals()))
 				}
 				if err := l.Release(t.Context()); err != nil {
 					t.Error(err)
@@ -224,8 +236,8 @@ func TestLeaseRelease(t *testing.T) {
 			l := s.hold(t)
 			time.Sleep(leaseTTL/3 + time.Second) //nolint:forbidigo // in a bubble
 			began := time.Now()
-			if err := l.Release(t.Context()); err != nil || time.Since(began) != 0 || len(s.renewals) != 1 {
-				t.Errorf("%v after %v, %d renewals", err, time.Since(began), len(s.renewals))
+			if err := l.Release(t.Context()); err != nil || time.Since(began) != 0 || len(s.renewals()) != 1 {
+				t.Errorf("%v after %v, %d renewals", err, time.Since(began), len(s.renewals()))
 			}
 		})
 	})
@@ -253,7 +265,7 @@ func TestLeaseRelease(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := &lockScript{renew: hang}
 			s.release = func(*quernv1.LockServiceReleaseRequest) error {
-				if len(s.released) == 1 {
+				if len(s.released()) == 1 {
 					return failure.New(failure.OutcomeUnknown, "perhaps")
 				}
 				return failure.New(failure.NotHolder, "gone")
@@ -277,150 +289,4 @@ func TestLeaseRelease(t *testing.T) {
 			}
 		})
 	})
-}
-
-func TestAcquire(t *testing.T) {
-	t.Parallel()
-	held := func(a *quernv1.LockServiceAcquireResponse) error {
-		a.Held, a.Token, a.Ttl = true, 7, durationpb.New(leaseTTL)
-		return nil
-	}
-	type attempt struct {
-		at, wait time.Duration
-		owner    string
-	}
-	for _, tt := range []struct {
-		name    string
-		options handles.LockOptions
-		timeout time.Duration // of the context; 0 is none
-		// answer is of the n-th attempt, from 1 on.
-		answer   func(ctx context.Context, n int, a *quernv1.LockServiceAcquireResponse) error
-		refused  failure.Reason
-		attempts int           // negative is at most
-		after    time.Duration // at the latest
-		given    int           // releases by owner afterwards
-	}{
-		{
-			name: "at once", attempts: 1,
-			answer: func(_ context.Context, _ int, a *quernv1.LockServiceAcquireResponse) error { return held(a) },
-		},
-		{
-			name: "try", options: handles.LockOptions{Wait: -1}, attempts: 1, refused: failure.ConditionFailed,
-			answer: func(context.Context, int, *quernv1.LockServiceAcquireResponse) error { return nil },
-		},
-		{
-			name: "a try with an unknown outcome gives back", options: handles.LockOptions{Wait: -1}, attempts: 1, refused: failure.OutcomeUnknown, given: 1,
-			answer: func(context.Context, int, *quernv1.LockServiceAcquireResponse) error {
-				return failure.New(failure.OutcomeUnknown, "perhaps")
-			},
-		},
-		{
-			name: "a granted wait that took long is asked again", attempts: 2, after: 6 * time.Second,
-			answer: func(_ context.Context, n int, a *quernv1.LockServiceAcquireResponse) error {
-				if n == 1 {
-					time.Sleep(6 * time.Second) //nolint:forbidigo // in a bubble
-				}
-				return held(a)
-			},
-		},
-		{
-			name: "waits through moves and lost answers", attempts: 4, after: 3 * time.Second,
-			answer: func(_ context.Context, n int, a *quernv1.LockServiceAcquireResponse) error {
-				switch n {
-				case 1:
-					return failure.New(failure.NotOwner, "moved")
-				case 2:
-					return failure.New(failure.OutcomeUnknown, "perhaps")
-				case 3:
-					return failure.New(failure.Moving, "moves").After(time.Second)
-				default:
-					return held(a)
-				}
-			},
-		},
-		{
-			name: "wait is over", options: handles.LockOptions{Wait: 5 * time.Second}, attempts: 1, refused: failure.ConditionFailed, after: 5 * time.Second,
-			answer: func(context.Context, int, *quernv1.LockServiceAcquireResponse) error {
-				time.Sleep(5 * time.Second) //nolint:forbidigo // in a bubble
-				return nil
-			},
-		},
-		{
-			name: "a wait that was ended early goes on", options: handles.LockOptions{Wait: 5 * time.Second}, attempts: 2, after: 4 * time.Second,
-			answer: func(_ context.Context, n int, a *quernv1.LockServiceAcquireResponse) error {
-				if n == 1 {
-					time.Sleep(3 * time.Second) //nolint:forbidigo // in a bubble
-					return nil
-				}
-				return held(a)
-			},
-		},
-		{
-			name: "the context ends", timeout: 5 * time.Second, attempts: 1, refused: failure.Canceled, given: 1, after: 5 * time.Second,
-			answer: func(ctx context.Context, _ int, _ *quernv1.LockServiceAcquireResponse) error {
-				return failure.Wrap(hang(ctx), failure.Canceled, "gone")
-			},
-		},
-		{
-			name: "the context ends for a named owner", options: handles.LockOptions{Owner: "me"}, timeout: 5 * time.Second, attempts: 1, refused: failure.Canceled, after: 5 * time.Second,
-			answer: func(ctx context.Context, _ int, _ *quernv1.LockServiceAcquireResponse) error {
-				return failure.Wrap(hang(ctx), failure.Canceled, "gone")
-			},
-		},
-		{
-			name: "no end of refusals", options: handles.LockOptions{Wait: 5 * time.Second}, attempts: -12, refused: failure.NotOwner, after: 5 * time.Second,
-			answer: func(context.Context, int, *quernv1.LockServiceAcquireResponse) error {
-				return failure.New(failure.NotOwner, "moved")
-			},
-		},
-		{
-			name: "what is wrong is not asked again", attempts: 1, refused: failure.InvalidField,
-			answer: func(context.Context, int, *quernv1.LockServiceAcquireResponse) error {
-				return failure.New(failure.InvalidField, "permits")
-			},
-		},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				var attempts []attempt
-				began := time.Now()
-				s := &lockScript{renew: func(context.Context) error { return nil }}
-				s.acquire = func(ctx context.Context, q *quernv1.LockServiceAcquireRequest, a *quernv1.LockServiceAcquireResponse) error {
-					attempts = append(attempts, attempt{time.Since(began), q.GetWait().AsDuration(), q.GetOwner()})
-					return tt.answer(ctx, len(attempts), a)
-				}
-				ctx := t.Context()
-				if tt.timeout > 0 {
-					var cancel context.CancelFunc
-					ctx, cancel = context.WithTimeout(ctx, tt.timeout)
-					defer cancel()
-				}
-				tt.options.TTL = leaseTTL
-				l, err := handles.NewLock(s, "k").Acquire(ctx, tt.options)
-				if took := time.Since(began); took > tt.after || len(attempts) != tt.attempts && len(attempts) > -tt.attempts {
-					t.Errorf("took %v, %d attempts: %v", took, len(attempts), attempts)
-				}
-				if tt.refused != 0 && !errors.Is(err, tt.refused) || tt.refused == 0 && err != nil {
-					t.Fatalf("got %v, want %v", err, tt.refused)
-				}
-				for _, a := range attempts {
-					if a.owner != attempts[0].owner || a.owner == "" || tt.options.Wait > 0 && a.at+a.wait > tt.options.Wait || (a.wait == 0) != (tt.options.Wait < 0) {
-						t.Errorf("attempts %v", attempts)
-					}
-				}
-				synctest.Wait()
-				if err == nil {
-					if l.Token() != 7 || l.Owner() != attempts[0].owner {
-						t.Errorf("token %d, owner %q", l.Token(), l.Owner())
-					}
-					if err := l.Release(t.Context()); err != nil {
-						t.Error(err)
-					}
-				} else if len(s.released) != tt.given || tt.given > 0 && s.released[0].GetOwner() != attempts[0].owner {
-					t.Errorf("given back: %v", s.released)
-				}
-			})
-		})
-	}
 }

@@ -21,9 +21,8 @@ import (
 // crashes. It stands in for the runtime: it keeps parked calls, and gives the
 // lock its due turns.
 type lockNode struct {
-	faults bool
-
 	mu     sync.Mutex
+	faults bool
 	r      *rand.Rand
 	lock   actors.State
 	token  uint64
@@ -94,6 +93,14 @@ func (n *lockNode) crash() {
 	n.expire()
 }
 
+// calm ends the faults.
+func (n *lockNode) calm() *lockNode {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.faults = false
+	return n
+}
+
 func (n *lockNode) chance(of int) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -103,7 +110,10 @@ func (n *lockNode) chance(of int) bool {
 // network takes its time, or loses what it carries.
 func (n *lockNode) network(ctx context.Context) error {
 	n.mu.Lock()
-	d := time.Duration(n.r.IntN(150)) * time.Millisecond
+	d := time.Duration(0)
+	if n.faults {
+		d = time.Duration(n.r.IntN(150)) * time.Millisecond
+	}
 	n.mu.Unlock()
 	if n.chance(12) { // the connection breaks, which is noticed late
 		noticed := time.NewTimer(20 * d)
@@ -114,9 +124,7 @@ func (n *lockNode) network(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	if n.faults {
-		time.Sleep(d) //nolint:forbidigo // in a bubble
-	}
+	time.Sleep(d) //nolint:forbidigo // in a bubble
 	if ctx.Err() != nil {
 		return failure.Wrap(ctx.Err(), failure.Canceled, "gave up")
 	}
@@ -255,7 +263,7 @@ func TestLockExcludes(t *testing.T) {
 					t.Errorf("%d overlaps, %d old tokens", c.overlaps, c.stale)
 				}
 				time.Sleep(time.Minute) //nolint:forbidigo // in a bubble: all that was left behind has ended
-				if info, err := handles.NewLock(&lockNode{lock: n.lock, r: n.r, timer: n.timer}, "k").Get(t.Context()); err != nil || info.Holds+info.Waiters > 0 {
+				if info, err := handles.NewLock(n.calm(), "k").Get(t.Context()); err != nil || info.Holds+info.Waiters > 0 {
 					t.Errorf("left behind: %v, %v", info, err)
 				}
 			})
@@ -345,66 +353,9 @@ func ExampleLock() {
 	// <nil>
 }
 
-// mapNode is one map entry as a node has it.
-type mapNode struct {
-	entry actors.State
-	last  uint64
-	once  string
-}
-
-func (n *mapNode) Invoke(_ context.Context, op *handles.Operation) error {
-	turn := actors.TestTurn{Key: op.Key, Now: 1_000, Next: func() uint64 { n.last++; return n.last }}.Turn()
-	n.once = op.IdempotencyKey
-	_, err := n.entry.Apply(turn, op.Request, op.Reply)
-	return err //nolint:wrapcheck // the kind's
-}
-
-func TestMapEntry(t *testing.T) {
-	t.Parallel()
-	ctx, n := t.Context(), &mapNode{entry: grains.Map{}.New()}
-	m := handles.NewMapEntry(n, "k")
-	if v, err := m.Get(ctx); err != nil || v.Found() || v.Value != nil {
-		t.Errorf("absent: %+v, %v", v, err)
-	}
-	value := []byte("one")
-	if version, err := m.Once("id").Put(ctx, value, handles.PutOptions{IfAbsent: true, TTL: time.Minute}); err != nil || version != 1 || n.once != "id" {
-		t.Errorf("put: %d, %v, once %q", version, err, n.once)
-	}
-	value[0] = 'x'
-	v, err := m.Get(ctx)
-	if err != nil || string(v.Value) != "one" || v.Version != 1 || v.TTL != time.Minute {
-		t.Errorf("get: %+v, %v", v, err)
-	}
-	v.Value[0] = 'x' // is the caller's
-	if again, err := m.Get(ctx); err != nil || string(again.Value) != "one" {
-		t.Errorf("get: %q, %v", again.Value, err)
-	}
-	if _, err := m.Put(ctx, value, handles.PutOptions{IfVersion: 9}); !errors.Is(err, failure.ConditionFailed) {
-		t.Errorf("put of another version: %v", err)
-	}
-	if version, swapped, err := m.CompareAndSwap(ctx, 9, value); err != nil || swapped || version != 1 {
-		t.Errorf("swap of another version: %d, %v, %v", version, swapped, err)
-	}
-	if version, swapped, err := m.CompareAndSwap(ctx, 1, []byte("two")); err != nil || !swapped || version != 2 {
-		t.Errorf("swap: %d, %v, %v", version, swapped, err)
-	}
-	if err := m.DeleteVersion(ctx, 1); !errors.Is(err, failure.ConditionFailed) {
-		t.Errorf("delete of another version: %v", err)
-	}
-	if found, err := m.Delete(ctx); err != nil || !found {
-		t.Errorf("delete: %v, %v", found, err)
-	}
-	if version, err := m.Put(ctx, nil, handles.PutOptions{}); err != nil || version != 3 {
-		t.Errorf("put: %d, %v", version, err)
-	}
-	if got, err := m.Get(ctx); err != nil || !got.Found() || len(got.Value) != 0 {
-		t.Errorf("an empty value: %+v, %v", got, err)
-	}
-}
-
 func TestLockHandleRefusals(t *testing.T) {
 	t.Parallel()
-	n := &mapNode{entry: grains.Lock{}.New()}
+	n := &stateNode{state: grains.Lock{}.New()}
 	l := handles.NewLock(n, "k")
 	ctx := t.Context()
 	refused := failure.InvalidField

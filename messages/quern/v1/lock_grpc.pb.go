@@ -42,7 +42,9 @@ const (
 // same Acquire, with the same owner.
 type LockServiceClient interface {
 	// Acquire asks for the lock and waits for it at most `wait`. A lock that is
-	// not had in that time is an answer, not an error. An owner that holds the
+	// not had in that time is an answer, not an error. At most 100,000 hold it
+	// or wait for it; fewer where owners are long. More are refused with
+	// OVERLOADED. An owner that holds the
 	// lock already gets its token again, and its lease starts anew: it is one
 	// hold, ended by one Release. An owner that waits already keeps its place.
 	Acquire(ctx context.Context, in *LockServiceAcquireRequest, opts ...grpc.CallOption) (*LockServiceAcquireResponse, error)
@@ -133,7 +135,9 @@ func (c *lockServiceClient) Get(ctx context.Context, in *LockServiceGetRequest, 
 // same Acquire, with the same owner.
 type LockServiceServer interface {
 	// Acquire asks for the lock and waits for it at most `wait`. A lock that is
-	// not had in that time is an answer, not an error. An owner that holds the
+	// not had in that time is an answer, not an error. At most 100,000 hold it
+	// or wait for it; fewer where owners are long. More are refused with
+	// OVERLOADED. An owner that holds the
 	// lock already gets its token again, and its lease starts anew: it is one
 	// hold, ended by one Release. An owner that waits already keeps its place.
 	Acquire(context.Context, *LockServiceAcquireRequest) (*LockServiceAcquireResponse, error)

@@ -49,7 +49,9 @@ const (
 // LockServiceClient is a client for the quern.v1.LockService service.
 type LockServiceClient interface {
 	// Acquire asks for the lock and waits for it at most `wait`. A lock that is
-	// not had in that time is an answer, not an error. An owner that holds the
+	// not had in that time is an answer, not an error. At most 100,000 hold it
+	// or wait for it; fewer where owners are long. More are refused with
+	// OVERLOADED. An owner that holds the
 	// lock already gets its token again, and its lease starts anew: it is one
 	// hold, ended by one Release. An owner that waits already keeps its place.
 	Acquire(context.Context, *v1.LockServiceAcquireRequest) (*v1.LockServiceAcquireResponse, error)
@@ -167,7 +169,9 @@ func (c *lockServiceClient) Get(ctx context.Context, req *v1.LockServiceGetReque
 // LockServiceHandler is an implementation of the quern.v1.LockService service.
 type LockServiceHandler interface {
 	// Acquire asks for the lock and waits for it at most `wait`. A lock that is
-	// not had in that time is an answer, not an error. An owner that holds the
+	// not had in that time is an answer, not an error. At most 100,000 hold it
+	// or wait for it; fewer where owners are long. More are refused with
+	// OVERLOADED. An owner that holds the
 	// lock already gets its token again, and its lease starts anew: it is one
 	// hold, ended by one Release. An owner that waits already keeps its place.
 	Acquire(context.Context, *v1.LockServiceAcquireRequest) (*v1.LockServiceAcquireResponse, error)
