@@ -13,6 +13,7 @@ import (
 	"github.com/quern-io/quern/actors"
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/fastproto"
 	"github.com/quern-io/quern/keyspace"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
@@ -47,6 +48,7 @@ type addColumn struct {
 	from, to int32 // in order
 	request  quernv1.CounterServiceAddRequest
 	reply    quernv1.CounterServiceAddResponse
+	result   quernv1.CounterServiceAddManyResponse
 	delta    int64 // what the request points to
 	failures []*quernv1.AddManyFailure
 
@@ -68,6 +70,9 @@ func (n *Node) newBulk(in *quernv1.CounterServiceAddManyRequest) *bulk {
 	b.shards = slices.Grow(b.shards[:0], len(keys))[:len(keys)]
 	b.order = slices.Grow(b.order[:0], len(keys))[:len(keys)]
 	b.values = slices.Grow(b.values[:0], len(keys))[:len(keys)]
+	if b.single(n.info.Shards) {
+		return b
+	}
 	clear(b.starts)
 	for i, key := range keys {
 		if err := keyspace.Check(key); err != nil {
@@ -80,6 +85,30 @@ func (n *Node) newBulk(in *quernv1.CounterServiceAddManyRequest) *bulk {
 	}
 	b.group()
 	return b
+}
+
+// single makes the one column of a request whose keys are good and of one shard,
+// as a client's are that numbers them. It returns false for any other.
+func (b *bulk) single(shards uint32) bool {
+	keys := b.in.GetKeys()
+	if len(keys) == 0 {
+		return false
+	}
+	shard := keyspace.Shard(keys[0], shards)
+	for i, key := range keys {
+		if keyspace.Check(key) != nil || keyspace.Shard(key, shards) != shard {
+			return false
+		}
+		b.shards[i], b.order[i] = shard, int32(i) //nolint:gosec // at most MaxManyKeys
+	}
+	b.columns = slices.Grow(b.columns[:0], 1)[:1]
+	b.columns[0].begin(b, shard, 0, int32(len(keys))) //nolint:gosec // at most MaxManyKeys
+	return true
+}
+
+func (c *addColumn) begin(b *bulk, shard uint32, from, to int32) {
+	c.all, c.shard, c.from, c.to = b, shard, from, to
+	c.request.Delta = &c.delta
 }
 
 // group makes the columns, by counting. starts holds how many keys each shard
@@ -96,9 +125,7 @@ func (b *bulk) group() {
 	columns = 0
 	for shard, from := range b.starts[:len(b.starts)-1] {
 		if to := b.starts[shard+1]; to > from {
-			c := &b.columns[columns]
-			c.all, c.shard, c.from, c.to = b, uint32(shard), from, to
-			c.request.Delta = &c.delta
+			b.columns[columns].begin(b, uint32(shard), from, to) //nolint:gosec // below the number of shards
 			columns++
 		}
 	}
@@ -167,15 +194,14 @@ func (c *addColumn) AppendResult(b []byte) ([]byte, error) {
 	for _, f := range c.failures {
 		f.Message = strings.ToValidUTF8(f.Message, "\uFFFD")
 	}
-	return proto.MarshalOptions{}.MarshalAppend(b, &quernv1.CounterServiceAddManyResponse{
-		Values: c.all.values[c.from:c.to], Failures: c.failures,
-	})
+	c.result.Values, c.result.Failures = c.all.values[c.from:c.to], c.failures
+	return fastproto.Append(b, &c.result) //nolint:wrapcheck // the caller says what it was
 }
 
 // Replay implements actors.Column.
 func (c *addColumn) Replay(result []byte) error {
 	var r quernv1.CounterServiceAddManyResponse
-	if err := proto.Unmarshal(result, &r); err != nil {
+	if err := fastproto.Unmarshal(result, &r, nil); err != nil {
 		return err //nolint:wrapcheck // the caller says what it was
 	}
 	if len(r.GetValues()) != c.Len() {
@@ -208,6 +234,9 @@ func (b *bulk) assemble(out *quernv1.CounterServiceAddManyResponse) {
 		if c.err == nil {
 			out.Failures = append(out.Failures, c.failures...)
 		}
+	}
+	if len(out.Failures) < 2 {
+		return
 	}
 	slices.SortFunc(out.Failures, func(a, b *quernv1.AddManyFailure) int { return cmp.Compare(a.GetIndex(), b.GetIndex()) })
 }

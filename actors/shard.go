@@ -2,6 +2,7 @@ package actors
 
 import (
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -241,8 +242,10 @@ func (s *shard) find(kindIndex int, key string) *grain {
 	return g
 }
 
-// newGrain makes a grain resident.
+// newGrain makes a grain resident. The key may be a part of something larger,
+// which must not stay in memory with it.
 func (s *shard) newGrain(k *kindGrains, key string) *grain {
+	key = strings.Clone(key)
 	g := &grain{key: key, kind: k, state: k.kind.New()}
 	k.grains[key] = g
 	s.residents.add(g)
