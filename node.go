@@ -27,6 +27,9 @@ import (
 // Counter is a handle of one counter.
 type Counter = handles.Counter
 
+// MapEntry is a handle of one entry of the distributed map.
+type MapEntry = handles.MapEntry
+
 // Node is a running node. Its methods may be called concurrently.
 type Node struct {
 	cfg     Config
@@ -85,7 +88,7 @@ func openStore(ctx context.Context, cfg Config) (actors.Store, error) {
 func (n *Node) start(ctx context.Context) error {
 	var err error
 	n.runtime, err = actors.New(actors.Config{
-		Store: n.store, Kinds: []actors.Kind{grains.Counter{}},
+		Store: n.store, Kinds: []actors.Kind{grains.Counter{}, grains.Map{}},
 		ResidentLimit: n.cfg.ResidentLimit, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
 	})
 	if err != nil {
@@ -113,6 +116,9 @@ func (n *Node) start(ctx context.Context) error {
 
 // Counter returns a handle of the counter with this key.
 func (n *Node) Counter(key string) Counter { return handles.NewCounter(n, key) }
+
+// Map returns a handle of the map entry with this key.
+func (n *Node) Map(key string) MapEntry { return handles.NewMapEntry(n, key) }
 
 // Invoke implements handles.Invoker: it runs an operation on the grain's shard.
 func (n *Node) Invoke(ctx context.Context, op *handles.Operation) error {

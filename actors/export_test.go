@@ -94,3 +94,10 @@ func RecodeSession(record []byte) ([]byte, error) {
 	}
 	return s.Append(nil)
 }
+
+// SkipNumbers uses up n numbers of a shard's sequence.
+func (r *Runtime) SkipNumbers(shard uint32, n uint64) {
+	s := r.shards[shard]
+	s.box.post(func() { s.sequence += n })
+	r.Barrier(shard)
+}

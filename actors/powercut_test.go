@@ -174,8 +174,9 @@ func (p *powerCut) loadUntilCut(r *rig) {
 				}
 				if caller%2 == 0 {
 					p.addOne(r, i%powerKeys)
-				} else {
-					p.client.add(r, i%retrierKeys)
+				} else if !p.client.add(r, i%retrierKeys) {
+					<-stop
+					return
 				}
 				if done.Add(1) == int64(after) {
 					once.Do(func() { close(cutNow) })

@@ -71,21 +71,23 @@ func (c *retrier) session(r *rig, key int) *retrierSession {
 	return c.sessions[shard]
 }
 
-// add sends one add; some of them twice at once.
-func (c *retrier) add(r *rig, key int) {
+// add sends one add; some of them twice at once. It returns false once the
+// client is frozen.
+func (c *retrier) add(r *rig, key int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.frozen {
-		return
+		return false
 	}
 	s := c.session(r, key)
 	if s == nil {
-		return
+		return !c.frozen
 	}
 	s.next++
 	number := s.next
 	s.pending[number] = key
 	c.send(r, s, number, 1+int(number)%2)
+	return !c.frozen
 }
 
 // send sends a pending add, so many times at once, and takes the answers.

@@ -43,6 +43,7 @@ type shard struct {
 	ready      atomic.Bool // whether phase is serving
 	current    *call
 	clock      shardClock
+	sequence   uint64 // the last number that next returned
 
 	kinds     []*kindGrains
 	residents residents
@@ -85,7 +86,7 @@ func newShard(rt *Runtime, id uint32) *shard {
 		}
 		c.complete(errStopping)
 	}
-	s.turnArg.now = s.now
+	s.turnArg.now, s.turnArg.next = s.now, s.next
 	s.forget()
 	return s
 }
@@ -334,6 +335,7 @@ func (s *shard) activate(epoch uint64, lastTime int64) {
 	s.owned.Store(true)
 	s.ready.Store(true)
 	s.clock.start(lastTime)
+	s.sequence = max(s.sequence, epoch<<epochShift)
 	s.timers.next.Store(1) // look once at what is due
 	s.rt.log.Debug("shard serves", slog.Any("shard", s.id), slog.Uint64("epoch", epoch))
 	s.settleClaim()
@@ -470,4 +472,17 @@ func (s *shard) now() int64 {
 		k.cached = k.read()
 	}
 	return k.cached
+}
+
+// epochShift leaves each activation 2^32 numbers before those of the next
+// epoch.
+const epochShift = 32
+
+// next is [Turn.Next]. The numbers of an activation start at its epoch, which
+// is durable and higher than those before it; so none of them is stored. That
+// asks for epochs below 2^32, and of a shard that moves or is restarted for
+// fewer than 2^32 numbers per epoch; one that reloads goes on where it was.
+func (s *shard) next() uint64 {
+	s.sequence++
+	return s.sequence
 }

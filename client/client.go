@@ -265,6 +265,9 @@ func (c *Client) closeConns() error {
 // Counter returns a handle of the counter with this key. It does no I/O.
 func (c *Client) Counter(key string) handles.Counter { return handles.NewCounter(c, key) }
 
+// Map returns a handle of the map entry with this key. It does no I/O.
+func (c *Client) Map(key string) handles.MapEntry { return handles.NewMapEntry(c, key) }
+
 // dialErrors remembers why the last attempt to connect failed.
 type dialErrors struct {
 	mu  sync.Mutex

@@ -28,6 +28,8 @@ type Batch struct {
 	adds slots[batchedAdd]
 	gets slots[batchedGet]
 	sets slots[batchedSet]
+	puts slots[batchedPut]
+	look slots[batchedMapGet]
 }
 
 // NewBatch returns an empty batch of operations for to.
@@ -94,9 +96,13 @@ func (b *Batch) CounterSet(key string, value int64) CounterAnswer {
 }
 
 func (b *Batch) put(op *Operation) CounterAnswer {
+	b.add(op)
+	return CounterAnswer{op}
+}
+
+func (b *Batch) add(op *Operation) {
 	op.Err = errNotSent
 	b.ops = append(b.ops, op)
-	return CounterAnswer{op}
 }
 
 // Len is the number of operations since the last Reset.
@@ -133,6 +139,8 @@ func (b *Batch) Reset() {
 	b.adds.reset(func(s *batchedAdd) bool { return reusable(&s.op) })
 	b.gets.reset(func(s *batchedGet) bool { return reusable(&s.op) })
 	b.sets.reset(func(s *batchedSet) bool { return reusable(&s.op) })
+	b.puts.reset((*batchedPut).release)
+	b.look.reset((*batchedMapGet).release)
 	clear(b.ops)
 	b.ops, b.sent = b.ops[:0], 0
 }

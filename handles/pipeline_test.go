@@ -14,8 +14,11 @@ import (
 // store is counters behind a Batcher; fail answers an operation instead.
 type store struct {
 	values map[string]int64
-	fail   func(op *handles.Operation) error
-	calls  int
+	entry  []byte // the only one
+	// version is the entry's.
+	version uint64
+	fail    func(op *handles.Operation) error
+	calls   int
 }
 
 func (s *store) Invoke(_ context.Context, op *handles.Operation) error {
@@ -35,6 +38,12 @@ func (s *store) Invoke(_ context.Context, op *handles.Operation) error {
 		q, _ := op.Request.(*quernv1.CounterServiceSetRequest)
 		s.values[q.GetKey()] = q.GetValue()
 		m.Value = q.GetValue()
+	case *quernv1.MapServicePutResponse:
+		q, _ := op.Request.(*quernv1.MapServicePutRequest)
+		s.entry, s.version = q.GetValue(), s.version+1
+		m.Version = s.version
+	case *quernv1.MapServiceGetResponse:
+		m.Value, m.Version = s.entry, s.version
 	}
 	op.Origin = handles.Origin{Node: "n1"}
 	return nil

@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -76,6 +77,12 @@ func (f *fake) Invoke(ctx context.Context, op *handles.Operation) error {
 		out.Value, out.Applied = f.values[op.Key], delta
 	case *quernv1.CounterServiceGetRequest:
 		op.Reply.(*quernv1.CounterServiceGetResponse).Value = f.values[op.Key] //nolint:errcheck,forcetypeassert // as above
+	case *quernv1.MapServiceGetRequest:
+		out := op.Reply.(*quernv1.MapServiceGetResponse) //nolint:errcheck,forcetypeassert // as above
+		out.Value, out.Version, out.Found = []byte{0xff, 0}, math.MaxUint64, true
+	case *quernv1.MapServicePutRequest:
+		out := op.Reply.(*quernv1.MapServicePutResponse) //nolint:errcheck,forcetypeassert // as above
+		out.Version, out.Found = in.GetIfVersion()+1, in.IfVersion != nil
 	}
 	return nil
 }

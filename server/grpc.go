@@ -58,6 +58,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	face := newGRPCFace()
 	on := s.callers("grpc", face)
 	registerCounters(g, newCounters(on))
+	registerEntries(g, newEntries(on))
 	registerClusters(g, newClusters(on))
 	registerGrains(g, s.grains, s.cutConn)
 	s.health.register(g)
@@ -78,6 +79,17 @@ func registerCounters(g *grpc.Server, s *counters) {
 		grpcMethod("CompareAndSet", s.CompareAndSet),
 		grpcMethod("Reset", s.Reset),
 		grpcMethod("Expire", s.Expire),
+	}
+	g.RegisterService(&desc, s)
+}
+
+func registerEntries(g *grpc.Server, s *entries) {
+	desc := quernv1.MapService_ServiceDesc
+	desc.Methods = []grpc.MethodDesc{
+		grpcMethod("Put", s.Put),
+		grpcMethod("Get", s.Get),
+		grpcMethod("Delete", s.Delete),
+		grpcMethod("CompareAndSwap", s.CompareAndSwap),
 	}
 	g.RegisterService(&desc, s)
 }

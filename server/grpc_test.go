@@ -201,6 +201,7 @@ func TestHealth(t *testing.T) {
 	}
 	check("", healthpb.HealthCheckResponse_SERVING)
 	check("quern.v1.CounterService", healthpb.HealthCheckResponse_SERVING)
+	check("quern.v1.MapService", healthpb.HealthCheckResponse_SERVING)
 	watch, err := stub.Watch(t.Context(), &healthpb.HealthCheckRequest{})
 	if err != nil {
 		t.Fatal(err)
@@ -251,7 +252,7 @@ func TestReflection(t *testing.T) {
 	}).GetListServicesResponse().GetService() {
 		names = append(names, s.GetName())
 	}
-	const want = "grpc.health.v1.Health grpc.reflection.v1.ServerReflection grpc.reflection.v1alpha.ServerReflection quern.v1.ClusterService quern.v1.CounterService quern.v1.GrainService"
+	const want = "grpc.health.v1.Health grpc.reflection.v1.ServerReflection grpc.reflection.v1alpha.ServerReflection quern.v1.ClusterService quern.v1.CounterService quern.v1.GrainService quern.v1.MapService"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("got %s", got)
 	}

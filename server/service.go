@@ -85,6 +85,45 @@ func (s *counters) Expire(ctx context.Context, in *quernv1.CounterServiceExpireR
 	return &u.reply, s.expire.invoke(ctx, &u.op, in, &u.reply)
 }
 
+// entries is MapService on one transport.
+type entries struct {
+	quernv1.UnimplementedMapServiceServer
+	put, get, del, compareAndSwap *caller
+}
+
+func newEntries(on func(*handles.Method) *caller) *entries {
+	return &entries{
+		put:            on(handles.MapPut),
+		get:            on(handles.MapGet),
+		del:            on(handles.MapDelete),
+		compareAndSwap: on(handles.MapCompareAndSwap),
+	}
+}
+
+// Put implements MapService.
+func (s *entries) Put(ctx context.Context, in *quernv1.MapServicePutRequest) (*quernv1.MapServicePutResponse, error) {
+	u := new(unary[quernv1.MapServicePutResponse])
+	return &u.reply, s.put.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// Get implements MapService.
+func (s *entries) Get(ctx context.Context, in *quernv1.MapServiceGetRequest) (*quernv1.MapServiceGetResponse, error) {
+	u := new(unary[quernv1.MapServiceGetResponse])
+	return &u.reply, s.get.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// Delete implements MapService.
+func (s *entries) Delete(ctx context.Context, in *quernv1.MapServiceDeleteRequest) (*quernv1.MapServiceDeleteResponse, error) {
+	u := new(unary[quernv1.MapServiceDeleteResponse])
+	return &u.reply, s.del.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// CompareAndSwap implements MapService.
+func (s *entries) CompareAndSwap(ctx context.Context, in *quernv1.MapServiceCompareAndSwapRequest) (*quernv1.MapServiceCompareAndSwapResponse, error) {
+	u := new(unary[quernv1.MapServiceCompareAndSwapResponse])
+	return &u.reply, s.compareAndSwap.invoke(ctx, &u.op, in, &u.reply)
+}
+
 // invoke runs an operation. After an error the reply must not be looked at:
 // the shard may still be using it.
 func (c *caller) invoke(ctx context.Context, op *handles.Operation, in keyedMessage, reply proto.Message) error {

@@ -37,6 +37,16 @@ func (s *Server) newGrains(f face) *grainService {
 // ServeStream serves a stream of any transport until it ends, beside those of
 // the gRPC listener. It may be called from [Server.Start] on.
 func (s *Server) ServeStream(f frame.Stream) error {
+	s.mu.Lock()
+	ended := s.life.ended
+	if !ended {
+		s.handlers.Add(1) // before Stop waits for them
+	}
+	s.mu.Unlock()
+	if ended {
+		return s.grains.face.fail(f.Context(), errStopping)
+	}
+	defer s.handlers.Done()
 	return s.grains.serve(f)
 }
 

@@ -123,6 +123,10 @@ func streamMethodsOf(on func(*handles.Method) *caller) map[string]*streamMethod 
 	add(newStreamMethod[quernv1.CounterServiceCompareAndSetRequest, quernv1.CounterServiceCompareAndSetResponse](of(handles.CounterCompareAndSet)))
 	add(newStreamMethod[quernv1.CounterServiceResetRequest, quernv1.CounterServiceResetResponse](of(handles.CounterReset)))
 	add(newStreamMethod[quernv1.CounterServiceExpireRequest, quernv1.CounterServiceExpireResponse](of(handles.CounterExpire)))
+	add(newStreamMethod[quernv1.MapServicePutRequest, quernv1.MapServicePutResponse](of(handles.MapPut)))
+	add(newStreamMethod[quernv1.MapServiceGetRequest, quernv1.MapServiceGetResponse](of(handles.MapGet)))
+	add(newStreamMethod[quernv1.MapServiceDeleteRequest, quernv1.MapServiceDeleteResponse](of(handles.MapDelete)))
+	add(newStreamMethod[quernv1.MapServiceCompareAndSwapRequest, quernv1.MapServiceCompareAndSwapResponse](of(handles.MapCompareAndSwap)))
 	return all
 }
 

@@ -55,10 +55,29 @@ func TestSignalEndsTheLoadOfAllProcesses(t *testing.T) {
 	node.end(t)
 }
 
+// lockedBuffer takes what several processes say.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer // guarded by mu
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
 func TestAKilledProcessIsAnErrorOfTheRun(t *testing.T) {
 	clearEnv(t)
 	node, file := startNode(t, "--store", "memory")
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	var stderr lockedBuffer
 	var mu sync.Mutex
 	var helpers []bench.Helper // guarded by mu
 	a := &app{

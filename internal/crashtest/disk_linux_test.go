@@ -96,7 +96,8 @@ func fullDisk(t *testing.T) {
 	data, filler := filepath.Join(disk, "data"), filepath.Join(disk, "filler")
 	node := serve(t, data)
 	first := ready(t, node)
-	c := dial(t, first.GRPC)
+	// A client that tries again by itself would hide the refusals.
+	c := dialWith(t, first.GRPC, client.Options{Unary: true})
 	adds := startLoad(t, c)
 	adds.await(t, "adds before the disk is full", func(l *load) bool { return l.acks > 500 })
 

@@ -147,9 +147,14 @@ func exit(t *testing.T, p *nodeproc.Process) int {
 
 func dial(t *testing.T, addr string) *client.Client {
 	t.Helper()
+	return dialWith(t, addr, client.Options{})
+}
+
+func dialWith(t *testing.T, addr string, o client.Options) *client.Client {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	c, err := client.Dial(ctx, addr)
+	c, err := client.DialWith(ctx, addr, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,6 +34,14 @@ func Append(b []byte, m proto.Message) ([]byte, error) {
 		out, fast = appendManyRequest(b, m)
 	case *quernv1.CounterServiceAddManyResponse:
 		out, fast = appendManyResponse(b, m)
+	case *quernv1.MapServicePutRequest:
+		out, fast = appendPutRequest(b, m)
+	case *quernv1.MapServicePutResponse:
+		return appendPutResponse(b, m), nil
+	case *quernv1.MapServiceGetRequest:
+		out, fast = appendString(b, 1, m.GetKey())
+	case *quernv1.MapServiceGetResponse:
+		out, fast = appendEntry(b, m)
 	}
 	if fast {
 		return out, nil
@@ -65,6 +73,18 @@ func Unmarshal(b []byte, m proto.Message, s *Scratch) error {
 		fast = decodeManyRequest(b, m)
 	case *quernv1.CounterServiceAddManyResponse:
 		fast = decodeManyResponse(b, m)
+	case *quernv1.MapServicePutRequest:
+		m.Reset()
+		fast = decodePutRequest(b, m)
+	case *quernv1.MapServicePutResponse:
+		m.Reset()
+		fast = decodePutResponse(b, m)
+	case *quernv1.MapServiceGetRequest:
+		m.Reset()
+		fast = decodeKey(b, &m.Key)
+	case *quernv1.MapServiceGetResponse:
+		m.Reset()
+		fast = decodeEntry(b, m)
 	}
 	if fast {
 		return nil

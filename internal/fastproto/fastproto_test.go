@@ -34,6 +34,21 @@ var messages = []proto.Message{
 	&quernv1.CounterServiceAddManyResponse{},
 	&quernv1.CounterServiceAddManyResponse{Values: []int64{0, 5, math.MaxInt64}},
 	&quernv1.CounterServiceAddManyResponse{Values: []int64{0, 5}, Failures: []*quernv1.AddManyFailure{{Index: 1, Reason: "LIMIT"}}},
+	&quernv1.MapServicePutRequest{},
+	&quernv1.MapServicePutRequest{Key: "k", IdempotencyKey: "once", Value: []byte{0xff, 0}},
+	&quernv1.MapServicePutRequest{Key: "ä", Value: bytes.Repeat([]byte{7}, 300)},
+	&quernv1.MapServicePutRequest{Key: "k", Value: []byte("v"), IfVersion: proto.Uint64(0), IfAbsent: true, Ttl: durationpb.New(1)},
+	&quernv1.MapServicePutRequest{Key: "\xff"},
+	&quernv1.MapServicePutRequest{IdempotencyKey: "\xff"},
+	&quernv1.MapServicePutResponse{},
+	&quernv1.MapServicePutResponse{Version: math.MaxUint64, Found: true},
+	&quernv1.MapServicePutResponse{Version: 1 << 62},
+	&quernv1.MapServiceGetRequest{},
+	&quernv1.MapServiceGetRequest{Key: "key"},
+	&quernv1.MapServiceGetRequest{Key: "\xff"},
+	&quernv1.MapServiceGetResponse{},
+	&quernv1.MapServiceGetResponse{Value: []byte{0xff}, Version: 1 << 63, Found: true},
+	&quernv1.MapServiceGetResponse{Value: []byte("v"), Version: 1, Found: true, Ttl: durationpb.New(1)},
 	&quernv1.CounterServiceSetRequest{Key: "any other", Value: 4},
 }
 
@@ -59,6 +74,8 @@ func FuzzUnmarshal(f *testing.F) {
 		}
 	}
 	f.Add([]byte{0x0a, 0x01, 0xff})
+	f.Add([]byte{0x0a, 0x02, 'a', 'b', 0x22, 0x00, 0x0a, 0x00, 0x22, 0x01, 0xff})
+	f.Add([]byte{0x0a, 0x01, 'a', 0x10, 2, 0x18, 2, 0x0a, 0x00, 0x08, 0x80})
 	f.Add([]byte{0x20, 0x80})
 	f.Add([]byte{0x0a, 0xff, 0x30}) // longer than what is there, and no text
 	f.Add([]byte{0x08, 1, 0x08, 2, 0x10, 3, 0x58, 9})
@@ -74,6 +91,28 @@ func FuzzUnmarshal(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What was decoded outlives the frame that it came in.
+func TestValuesAreCopied(t *testing.T) {
+	t.Parallel()
+	for _, m := range []proto.Message{
+		&quernv1.MapServicePutRequest{Key: "k", Value: []byte("value")},
+		&quernv1.MapServiceGetResponse{Value: []byte("value"), Version: 1},
+	} {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := m.ProtoReflect().New().Interface()
+		if err := fastproto.Unmarshal(b, got, nil); err != nil {
+			t.Fatal(err)
+		}
+		clear(b)
+		if !proto.Equal(got, m) {
+			t.Errorf("%T became {%v}", m, got)
+		}
+	}
 }
 
 func TestScratchIsUsed(t *testing.T) { //nolint:paralleltest // counts allocations
