@@ -147,7 +147,10 @@ func (n *Node) Submit(op *handles.Operation, deadline time.Time, done handles.Co
 		n.submitMany(op, deadline, done)
 		return
 	}
-	shard := keyspace.Shard(op.Key, n.info.Shards)
+	shard := op.Origin.Shard
+	if !op.Placed {
+		shard = keyspace.Shard(op.Key, n.info.Shards)
+	}
 	op.Origin = handles.Origin{Node: n.cfg.Node, Shard: shard}
 	n.runtime.Submit(shard, operation(op), deadline, done)
 }

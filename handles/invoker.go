@@ -88,6 +88,9 @@ type Operation struct {
 	Reply proto.Message
 	// Origin is filled in by Invoke, also when it fails, as far as known.
 	Origin Origin
+	// Placed says that Origin.Shard is the key's shard already, so that nobody
+	// has to look for it again.
+	Placed bool
 	// Err is what InvokeAll has to say of this operation.
 	Err error
 	// Session, where not empty, numbers the operation in a session of the

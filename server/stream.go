@@ -28,9 +28,11 @@ const (
 	// streamOpens is how many sessions a stream may ask for in a minute for
 	// each shard that there is.
 	streamOpens = 4
-	// streamBurst is how many operations a stream decodes or begins before
-	// others have a turn.
+	// streamBurst is how many operations a stream decodes or begins before it
+	// looks at the time, streamTurn how long it goes on before others have a
+	// turn.
 	streamBurst = 64
+	streamTurn  = 100 * time.Microsecond
 	// keptBuffer is the largest buffer that a stream keeps when it is idle.
 	keptBuffer = 64 << 10
 )
@@ -47,6 +49,7 @@ type stream struct {
 	sessions perShard[string]
 	now      time.Time // when the frame under way was read
 	steps    uint
+	turn     time.Time // when the others had theirs
 	// opens counts the sessions asked for since opensFrom.
 	opens     uint32
 	opensFrom time.Time
@@ -179,7 +182,8 @@ func (s *stream) read() (err error) {
 			return s.refuse(refusal(err))
 		}
 		// A client that sends without a pause lets others have a turn.
-		runtime.Gosched()
+		s.steps |= streamBurst - 1
+		s.yield()
 	}
 }
 
@@ -415,8 +419,12 @@ func (s *stream) drop(e *failure.Error) {
 
 // yield lets others have a turn every now and then.
 func (s *stream) yield() {
-	if s.steps++; s.steps%streamBurst == 0 {
+	if s.steps++; s.steps%streamBurst != 0 {
+		return
+	}
+	if now := time.Now(); now.Sub(s.turn) > streamTurn {
 		runtime.Gosched()
+		s.turn = time.Now()
 	}
 }
 

@@ -175,6 +175,7 @@ func (o *streamOp) prepare(in *frame.Operation) (shard uint32, refused *failure.
 		o.op.IdempotencyKey = o.once.GetIdempotencyKey()
 	}
 	shard = o.stream.shardOf(o.op.Request, o.op.Key)
+	o.op.Origin.Shard, o.op.Placed = shard, true
 	if in.Number == 0 {
 		return shard, nil
 	}
