@@ -90,9 +90,11 @@ func (p *callPool) get() *call {
 func (c *call) recycle() {
 	c.next, c.done, c.kindIndex, c.event, c.task, c.due, c.deadline = nil, nil, 0, nil, taskOperation, 0, 0
 	c.admitted, c.wrote, c.numbered, c.reruns, c.grain = false, false, false, 0, nil
-	c.session, c.client, c.opening, c.column, c.broken = Session{}, nil, nil, nil, nil
-	if cap(c.pins) > keptPins {
-		c.pins = nil
+	if c.session.ID != "" || c.opening != nil || c.column != nil { // few have any of it
+		c.session, c.client, c.opening, c.column, c.broken = Session{}, nil, nil, nil, nil
+		if cap(c.pins) > keptPins {
+			c.pins = nil
+		}
 	}
 	c.key, c.method, c.once, c.hash = "", "", "", 0
 	c.command, c.reply, c.err, c.epoch = nil, nil, nil, 0

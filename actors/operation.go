@@ -127,7 +127,10 @@ func (r *Runtime) fillCall(op *Operation) (*call, error) {
 		}
 	}
 	c := r.calls.get()
-	c.kindIndex, c.hash, c.session = index, hash, op.Session
+	c.kindIndex, c.hash = index, hash
+	if op.Session.ID != "" {
+		c.session = op.Session
+	}
 	c.key, c.method, c.once, c.command, c.reply = op.Key, op.Method, op.IdempotencyKey, op.Command, op.Reply
 	return c, nil
 }

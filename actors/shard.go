@@ -142,8 +142,8 @@ func (s *shard) endBatch() {
 	if limit := s.rt.residentPerShard; s.residents.weight > limit {
 		s.counts.evicted.Add(uint64(s.residents.evict(limit, s.now()))) //nolint:gosec // not negative
 	}
-	s.counts.resident.Store(int64(s.residents.weight))
-	s.counts.sessions.Store(int64(len(s.sessionGrains().grains)))
+	show(&s.counts.resident, s.residents.weight)
+	show(&s.counts.sessions, len(s.sessionGrains().grains))
 	if s.phase != serving {
 		return
 	}
@@ -152,6 +152,13 @@ func (s *shard) endBatch() {
 	s.unstall()
 	if s.drained != nil && s.quiet() {
 		s.close()
+	}
+}
+
+// show sets a figure for the metrics. A store costs more than a look.
+func show(figure *atomic.Int64, value int) {
+	if figure.Load() != int64(value) {
+		figure.Store(int64(value))
 	}
 }
 

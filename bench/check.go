@@ -85,6 +85,9 @@ func (g *generator) report(state func() Progress) (stop func()) {
 
 // prepare reads every key, and gives one to those that need a value.
 func (g *generator) prepare(ctx context.Context) error {
+	if g.entries != nil {
+		return g.prepareEntries(ctx)
+	}
 	if g.cfg.workload.fresh {
 		v, err := g.read(ctx, 0, patienceBefore)
 		if err == nil && v != 0 {
@@ -126,6 +129,9 @@ func (g *generator) fill(ctx context.Context, k int) error {
 // verify reads every key back, compares, and lets those expire that were empty
 // before the run.
 func (g *generator) verify(ctx context.Context) (t tally, unread int, err error) {
+	if g.entries != nil {
+		return g.verifyEntries(ctx)
+	}
 	n := g.used()
 	after, read := make([]int64, n), make([]bool, n)
 	err = g.sweep(ctx, n, "check", func(ctx context.Context, k int) error {
@@ -156,6 +162,9 @@ func (g *generator) expire(ctx context.Context) error {
 	return g.sweep(ctx, g.used(), "expire", func(ctx context.Context, k int) error {
 		if !g.made(k) {
 			return nil
+		}
+		if g.entries != nil {
+			return g.expireEntry(ctx, k)
 		}
 		return again(ctx, patienceBefore, func(ctx context.Context) error {
 			_, err := handles.NewCounter(g.cfg.Target, g.keys.name(k)).Expire(ctx, keyLifetime)

@@ -77,6 +77,9 @@ type Config struct {
 	// the workload. For spawn it is the most that are made: when they are
 	// used up the load ends.
 	Keys int
+	// Payload is the size in bytes of the values of map-put and map-get,
+	// [MinPayload] to [MaxPayload]; [DefaultPayload].
+	Payload int
 	// Dist chooses keys; [Uniform].
 	Dist Dist
 	// Rate is the number of operations due per second; 0 is a closed loop.
@@ -123,6 +126,9 @@ func (c *Config) complete() error {
 	setDefault(&c.Processes, 1)
 	setDefault(&c.Pipeline, max(1, w.pipeline))
 	setDefault(&c.Dist, Uniform)
+	if w.entries != noEntries {
+		setDefault(&c.Payload, DefaultPayload)
+	}
 	setDefault(&c.Grace, DefaultGrace)
 	setDefault(&c.CheckTimeout, DefaultCheckTimeout)
 	setDefault(&c.Run, uuid.NewString())
@@ -136,7 +142,24 @@ func (c *Config) complete() error {
 	if err := c.validate(); err != nil {
 		return err
 	}
+	if err := c.validatePayload(); err != nil {
+		return err
+	}
 	return c.validateRounds()
+}
+
+func (c *Config) validatePayload() error {
+	switch {
+	case c.workload.entries == noEntries && c.Payload != 0:
+		return fmt.Errorf("%w: payload %d, but %s has none", ErrConfig, c.Payload, c.Workload)
+	case c.workload.entries == noEntries:
+		return nil
+	case c.Payload < MinPayload || c.Payload > MaxPayload:
+		return fmt.Errorf("%w: payload %d is not %d to %d bytes", ErrConfig, c.Payload, MinPayload, MaxPayload)
+	case c.Concurrency*c.Pipeline > maxPayloads/c.Payload:
+		return fmt.Errorf("%w: %d workers with %d operations of %d bytes each are more than %d bytes", ErrConfig, c.Concurrency, c.Pipeline, c.Payload, maxPayloads)
+	}
+	return nil
 }
 
 // ownWorkers is how many of the workers are in this process.

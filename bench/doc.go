@@ -47,5 +47,14 @@
 // was lost, doubled or in violation, where a key could not be read back, or
 // where a process died.
 //
+// In map-put each value names its worker and the worker's put. A put's version
+// must be above all that were answered for its key before it was sent. The
+// value that is read back must be that of the put with the highest version that
+// was acknowledged, under that version, or under a higher one that of a put of
+// unknown outcome. The last put of a key stands for those before it, which
+// leave nothing to compare: a key whose last put is not there counts as one
+// that was lost, a key with a value that has no business to be there as one
+// that was doubled. In map-get version and value of every key must stay.
+//
 // Keys that had no value before the run expire an hour after it.
 package bench

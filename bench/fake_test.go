@@ -24,13 +24,17 @@ type fake struct {
 	mu      sync.Mutex
 	values  map[string]int64
 	expired map[string]bool
-	adds    int
+	entries map[string]handles.MapValue
+	version uint64 // the last one of all entries
+	adds    int    // and puts
 
 	before func(n int, op *handles.Operation) error
 	after  func(n int, op *handles.Operation) error
 }
 
-func newFake() *fake { return &fake{values: map[string]int64{}, expired: map[string]bool{}} }
+func newFake() *fake {
+	return &fake{values: map[string]int64{}, expired: map[string]bool{}, entries: map[string]handles.MapValue{}}
+}
 
 func (f *fake) Invoke(ctx context.Context, op *handles.Operation) error {
 	if err := ctx.Err(); err != nil {
@@ -38,7 +42,7 @@ func (f *fake) Invoke(ctx context.Context, op *handles.Operation) error {
 	}
 	f.mu.Lock()
 	n := f.adds
-	if op.Method == handles.CounterAdd {
+	if op.Method == handles.CounterAdd || op.Method == handles.MapPut {
 		f.adds++
 		n = f.adds
 	}
@@ -98,10 +102,26 @@ func (f *fake) apply(op *handles.Operation) error {
 		f.values[op.Key] = q.GetValue()
 	case *quernv1.CounterServiceExpireRequest:
 		f.expired[op.Key] = true
+	case *quernv1.MapServicePutRequest:
+		if q.IfVersion != nil && q.GetIfVersion() != f.entries[op.Key].Version {
+			return failure.New(failure.ConditionFailed, "another version")
+		}
+		f.expired[op.Key] = q.GetTtl() != nil
+		reply[*quernv1.MapServicePutResponse](op).Version = f.set(op.Key, q.GetValue())
+	case *quernv1.MapServiceGetRequest:
+		e, out := f.entries[op.Key], reply[*quernv1.MapServiceGetResponse](op)
+		out.Value, out.Version, out.Found = e.Value, e.Version, e.Found()
 	default:
 		return failure.New(failure.UnknownMethod, "no %s here", op.Method.Name)
 	}
 	return nil
+}
+
+// set needs mu.
+func (f *fake) set(key string, value []byte) (version uint64) {
+	f.version++
+	f.entries[key] = handles.MapValue{Value: slices.Clone(value), Version: f.version}
+	return f.version
 }
 
 // change is what a stranger does.
@@ -134,6 +154,9 @@ func (n *null) Invoke(_ context.Context, op *handles.Operation) error {
 		m.Value = n.value
 	case *quernv1.CounterServiceGetResponse:
 		m.Value = n.value
+	case *quernv1.MapServicePutResponse:
+		n.value++
+		m.Version = uint64(n.value)
 	case *quernv1.CounterServiceAddManyResponse:
 		q, _ := op.Request.(*quernv1.CounterServiceAddManyRequest)
 		m.Values = n.values[:len(q.GetKeys())]

@@ -22,12 +22,14 @@ const (
 
 // generator is one load: its workers and what they share.
 type generator struct {
-	cfg     *Config
-	keys    keyNames
-	ledger  *ledger
-	broken  *violations
-	series  *series
-	workers []*worker
+	cfg      *Config
+	keys     keyNames
+	ledger   *ledger
+	entries  *entryLedger // of map entries; nil where the keys are counters
+	payloads payloads
+	broken   *violations
+	series   *series
+	workers  []*worker
 
 	picker   *picker
 	schedule *schedule    // nil in a closed loop
@@ -58,6 +60,9 @@ func newGenerator(cfg *Config) *generator {
 		g.keys = newKeyNames(cfg.Prefix, cfg.Keys)
 		g.picker = newPicker(cfg.Keys, cfg.Dist)
 	}
+	if cfg.workload.entries != noEntries {
+		g.entries, g.payloads = newEntryLedger(cfg.Keys), newPayloads(cfg.Run, cfg.Payload)
+	}
 	if cfg.Rate > 0 {
 		g.schedule = newSchedule(cfg.Rate/float64(cfg.Pipeline), cfg.Duration, cfg.pace, g.stop)
 	}
@@ -85,6 +90,9 @@ func (g *generator) hire() {
 		w.sender = handles.NewBatch(w.target)
 		if cfg.workload.columns {
 			w.columns = newColumns(cfg.Pipeline, one)
+		}
+		if cfg.workload.entries != noEntries {
+			w.entries = g.newEntries(i)
 		}
 		g.workers = append(g.workers, w)
 	}
@@ -205,6 +213,9 @@ func retryAfter(err error) time.Duration {
 
 // made says whether this run gave key k its first value.
 func (g *generator) made(k int) bool {
+	if g.entries != nil {
+		return g.entries.accounts[k].made
+	}
 	if g.ledger.before == nil || g.cfg.workload.prefill && g.ledger.filled[k] {
 		return true
 	}

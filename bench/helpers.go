@@ -221,6 +221,9 @@ func (g *generator) mourn(h *helping) {
 	g.total.Unknown += h.ops
 	g.total.Reasons[reasonDied] += h.ops
 	g.ledger.unbounded = true
+	if g.entries != nil {
+		g.entries.anything = true
+	}
 	if g.cfg.workload.oneKey {
 		g.replies = append(g.replies, &replies{last: g.ledger.before[0], cut: true})
 	}

@@ -24,6 +24,8 @@ type Result struct {
 	Died int `json:"processes_died"`
 	// Keys is the number of keys that the load worked on.
 	Keys int `json:"keys"`
+	// Payload is the size of the values in bytes, 0 where there are none.
+	Payload int `json:"payload"`
 	// Ops were done, Errors refused (nothing happened); of Unknown ones the
 	// outcome is not known.
 	Ops       int64   `json:"ops"`
@@ -33,6 +35,7 @@ type Result struct {
 	// LatencyUS is in microseconds, over Ops and Unknown.
 	LatencyUS Latency `json:"latency_us"`
 	// Acked adds were acknowledged, Applied is by how much the keys changed.
+	// In map-put they are puts; the last one of a key stands for all.
 	Acked   int64 `json:"acked"`
 	Applied int64 `json:"applied"`
 	Lost    int64 `json:"lost"`
@@ -95,7 +98,7 @@ func (g *generator) result(started time.Time) *Result {
 	c, t := g.cfg, &g.total
 	r := &Result{
 		Target: c.TargetName, Workload: c.Workload, Store: c.Store,
-		DurationS: t.Elapsed.Seconds(), Concurrency: c.Concurrency, Pipeline: c.Pipeline, Keys: g.used(),
+		DurationS: t.Elapsed.Seconds(), Concurrency: c.Concurrency, Pipeline: c.Pipeline, Keys: g.used(), Payload: c.Payload,
 		Connections: t.Connections, Processes: c.Processes, Died: len(g.died),
 		Ops: t.Ops, Errors: t.Errors, Unknown: t.Unknown, ErrorsByReason: t.Reasons, Backlog: t.Backlog,
 		CPUSeconds: t.CPU.Seconds(), RSSBytes: int64(t.RSS), //nolint:gosec // bytes of memory

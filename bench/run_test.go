@@ -90,7 +90,7 @@ func TestEveryWorkloadIsCleanOnAHonestTarget(t *testing.T) {
 					if math.Abs(float64(r.Ops-want)) > float64(30*(m.processes-1)) { // each begins a round before it is over
 						t.Errorf("ops = %d, want %d", r.Ops, want)
 					}
-					writes := map[string]int64{"counter-get": 0, "counter-mixed": r.Ops / 10}
+					writes := map[string]int64{"counter-get": 0, "map-get": 0, "counter-mixed": r.Ops / 10}
 					want, part := writes[name]
 					if !part {
 						want = r.Ops
@@ -107,6 +107,11 @@ func TestEveryWorkloadIsCleanOnAHonestTarget(t *testing.T) {
 					for key := range f.values {
 						if !strings.HasPrefix(key, "bench:"+r.Run+":") || !f.expired[key] && f.values[key] != 0 {
 							t.Fatalf("key %s: expired %v", key, f.expired[key])
+						}
+					}
+					for key, e := range f.entries {
+						if !strings.HasPrefix(key, "bench:"+r.Run+":") || !f.expired[key] || len(e.Value) != DefaultPayload {
+							t.Fatalf("entry %s: %d bytes, expired %v", key, len(e.Value), f.expired[key])
 						}
 					}
 				})

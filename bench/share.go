@@ -37,6 +37,7 @@ type load struct {
 	Concurrency int           `json:"concurrency"`
 	Pipeline    int           `json:"pipeline"`
 	Keys        int           `json:"keys"`
+	Payload     int           `json:"payload,omitempty"`
 	Dist        Dist          `json:"dist"`
 	Rate        float64       `json:"rate"`
 	Prefix      string        `json:"prefix"`
@@ -49,6 +50,8 @@ type load struct {
 	All         int           `json:"all"`
 	// Values of the keys before the load, packed; empty where all were 0.
 	Values json.RawMessage `json:"values,omitempty"`
+	// Of map entries Values are versions, Sums the values' checksums.
+	Sums packed `json:"sums,omitempty"`
 }
 
 // word is what a process that helps says: that it is ready, how far it is
@@ -70,6 +73,7 @@ type part struct {
 	Replies  []row         `json:"replies"`
 	Broken   int64         `json:"broken"`
 	Examples []string      `json:"examples"`
+	Entries  *entryPart    `json:"entries,omitempty"`
 }
 
 // interval is a window.
@@ -93,15 +97,19 @@ func (l *load) config(targets []handles.Invoker) Config {
 	return Config{
 		Target: targets[0], Targets: targets[1:],
 		Workload: l.Workload, Duration: l.Duration, Concurrency: l.Concurrency, Pipeline: l.Pipeline, Keys: l.Keys, Dist: l.Dist,
-		Rate: l.Rate, Prefix: l.Prefix, Run: l.Run, Seed: l.Seed, Grace: l.Grace,
+		Payload: l.Payload, Rate: l.Rate, Prefix: l.Prefix, Run: l.Run, Seed: l.Seed, Grace: l.Grace,
 		share: share{index: l.Index, of: l.Of, before: l.Before, all: l.All},
 	}
 }
 
 // shares cuts a run up. Workers and rate are spread evenly.
 func (g *generator) shares(n int) ([]load, error) {
-	c, loads, before := g.cfg, make([]load, n), 0
-	values, err := json.Marshal(packed(g.ledger.before))
+	c, loads, workersBefore := g.cfg, make([]load, n), 0
+	before, sums := packed(g.ledger.before), packed(nil)
+	if g.entries != nil {
+		before, sums = g.entries.opened()
+	}
+	values, err := json.Marshal(before)
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
@@ -110,11 +118,11 @@ func (g *generator) shares(n int) ([]load, error) {
 		if i < c.Concurrency%n {
 			workers++
 		}
-		s := share{index: i, of: n, before: before, all: c.Concurrency}
-		before += workers
+		s := share{index: i, of: n, before: workersBefore, all: c.Concurrency}
+		workersBefore += workers
 		loads[i] = load{
 			Workload: c.Workload, Duration: c.Duration, Concurrency: workers, Pipeline: c.Pipeline, Keys: c.Keys, Dist: c.Dist,
-			Rate: c.Rate * float64(workers) / float64(c.Concurrency), Prefix: c.Prefix, Run: c.Run, Seed: c.Seed, Grace: c.Grace,
+			Payload: c.Payload, Sums: sums, Rate: c.Rate * float64(workers) / float64(c.Concurrency), Prefix: c.Prefix, Run: c.Run, Seed: c.Seed, Grace: c.Grace,
 			Index: s.index, Of: s.of, Before: s.before, All: s.all, Values: values,
 		}
 		if c.workload.fresh {
@@ -136,6 +144,9 @@ func (g *generator) takeValues(l *load) error {
 	if len(values) != g.cfg.Keys {
 		return fmt.Errorf("%w: %d values of %d keys", errPacked, len(values), g.cfg.Keys)
 	}
+	if g.entries != nil {
+		return g.entries.takeOpened(values, l.Sums)
+	}
 	for k, v := range values {
 		g.ledger.open(k, v)
 	}
@@ -150,6 +161,9 @@ func (g *generator) part() *part {
 	}
 	for k := range p.Adds {
 		_, p.Adds[k], _ = g.ledger.key(k)
+	}
+	if g.entries != nil {
+		p.Entries = g.entries.part()
 	}
 	for _, w := range g.series.points {
 		p.Series = append(p.Series, interval{w.ops, w.errors, w.unknown, w.max, w.latency.Export().Counts})
@@ -195,6 +209,9 @@ func (g *generator) merge(p *part, s share) error {
 		g.replies = append(g.replies, &replies{last: r.Last, cut: r.Cut, chunks: [][]byte{r.Data}})
 	}
 	g.broken.add(p.Broken, p.Examples)
+	if g.entries != nil {
+		return g.entries.merge(p.Entries)
+	}
 	return nil
 }
 

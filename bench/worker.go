@@ -24,6 +24,7 @@ type worker struct {
 	batch   []inFlight // the round under way
 	sender  *handles.Batch
 	columns *columns
+	entries *entries
 	// failures of the last round.
 	failures []failures
 }
@@ -52,6 +53,10 @@ func (g *generator) round() round {
 	switch {
 	case g.cfg.workload.columns:
 		return g.column
+	case g.cfg.workload.entries != noEntries && g.cfg.Pipeline > 1:
+		return g.manyEntries
+	case g.cfg.workload.entries != noEntries:
+		return g.oneEntry
 	case g.cfg.Pipeline > 1:
 		return g.batch
 	default:

@@ -24,7 +24,10 @@ type workload struct {
 	prefill bool
 	// columns makes a round one bulk add to different keys.
 	columns bool
-	// next chooses what a worker does to its next key; nil with columns.
+	// entries is what is done to map entries, where it is not counters.
+	entries entryWork
+	// next chooses what a worker does to its next counter; nil with columns
+	// and entries.
 	next func(w *worker) *action
 }
 
@@ -43,6 +46,8 @@ var workloads = map[string]*workload{
 	"counter-mixed":   {help: "90 % reads, 10 % adds", keys: defaultKeys, next: mixed},
 	"counter-hot":     {help: "adds 1 to one key that all share", keys: 1, oneKey: true, next: always(addHot)},
 	"counter-columns": {help: "adds 1 to each of many different keys in one call", keys: defaultKeys, pipeline: defaultColumns, columns: true},
+	"map-get":         {help: "reads a map entry whose value is known", keys: defaultKeys, entries: getEntries},
+	"map-put":         {help: "sets a map entry to a new value", keys: defaultKeys, entries: putEntries},
 	"spawn":           {help: "adds 1 to a key that nobody used before", keys: defaultFresh, fresh: true, next: always(addFirst)},
 }
 

@@ -240,7 +240,7 @@ func (s *stream) admit() bool {
 // full needs mu.
 func (s *stream) full() bool {
 	n := s.pending + s.unsent
-	return n > 0 && s.bytes+s.out.len() > streamBytes || n >= streamLeast && n >= s.grains.share()
+	return n > 0 && s.bytes+s.out.len()+s.sealedBytes() > streamBytes || n >= streamLeast && n >= s.grains.share()
 }
 
 // write sends what has gathered until the stream ends. read gets what the

@@ -211,6 +211,7 @@ func (o *streamOp) Completed(epoch uint64, err error) {
 	s.mu.Lock()
 	s.origin(&o.op.Origin)
 	if e == nil {
+		s.seal()
 		var broken error
 		if s.out.replies, broken = frame.AppendReply(s.out.replies, o.id, o.op.Reply); broken != nil {
 			e = failure.Wrap(broken, failure.Internal, "the reply does not encode")
@@ -222,6 +223,27 @@ func (o *streamOp) Completed(epoch uint64, err error) {
 	bytes := o.bytes
 	o.recycle()
 	s.answered(bytes)
+}
+
+// frameReplies is how many bytes of replies a frame has at least before the next
+// one begins: a client reads only messages of bounded size.
+const frameReplies = 1 << 20
+
+// seal ends the frame that gathers where it is large. It comes before the next
+// reply, so that there is always one to be sent behind what is sealed. It needs
+// mu.
+func (s *stream) seal() {
+	if len(s.out.replies) >= frameReplies {
+		s.sealed = append(s.sealed, s.out.take())
+	}
+}
+
+// sealedBytes needs mu.
+func (s *stream) sealedBytes() (n int) {
+	for _, b := range s.sealed {
+		n += len(b)
+	}
+	return n
 }
 
 // recycle gives the operation back; nothing of the client is kept.

@@ -30,13 +30,14 @@ const embeddedTarget = bench.Embedded
 type benchRunCommand struct {
 	Target      string        `default:"127.0.0.1:7411" env:"QUERN_ADDR" placeholder:"ADDR|embedded" help:"Node to measure, or embedded for one in this process."`
 	Store       string        `placeholder:"STORE" help:"Store of an embedded target, memory or embedded (default memory; embedded uses a temporary folder)."`
-	Workload    string        `default:"counter-add" placeholder:"NAME" help:"counter-add, counter-get, counter-mixed, counter-hot, counter-columns or spawn."`
+	Workload    string        `default:"counter-add" placeholder:"NAME" help:"counter-add, counter-get, counter-mixed, counter-hot, counter-columns, map-put, map-get or spawn."`
 	Duration    time.Duration `default:"10s" help:"How long the load lasts."`
 	Concurrency int           `default:"64" placeholder:"N" help:"Workers: each sends, waits and sends again."`
 	Pipeline    *int          `placeholder:"N" help:"Operations that a worker sends together (default 1; counter-columns 1000 keys in a call)."`
 	Connections int           `default:"1" placeholder:"N" help:"Connections of each process to the target."`
 	Processes   int           `default:"1" placeholder:"N" help:"Processes that apply the load."`
 	Keys        *int          `placeholder:"N" help:"Number of keys (default 10000; counter-hot 1; spawn at most 1000000 new ones)."`
+	Payload     *int          `placeholder:"BYTES" help:"Size of the values of map-put and map-get (default 100)."`
 	Dist        string        `default:"uniform" enum:"uniform,zipf" help:"How keys are chosen: uniform or zipf (exponent 0.99)."`
 	Rate        *float64      `placeholder:"OPS" help:"Open loop: operations due per second, latency counted from then (default: closed loop)."`
 	Prefix      string        `placeholder:"P" help:"Keys are P and a number from 0 (default bench:<run>:)."`
@@ -74,6 +75,9 @@ func (k *benchRunCommand) Run(ctx context.Context, a *app) error {
 	if k.Keys != nil {
 		cfg.Keys = *k.Keys
 	}
+	if k.Payload != nil {
+		cfg.Payload = *k.Payload
+	}
 	if k.Rate != nil {
 		cfg.Rate = *k.Rate
 	}
@@ -101,6 +105,8 @@ func (k *benchRunCommand) check() error {
 		return usagef("--pipeline %d: must be 1 to %d", *k.Pipeline, bench.MaxPipeline)
 	case k.Keys != nil && *k.Keys <= 0:
 		return usagef("--keys %d: must be more than 0", *k.Keys)
+	case k.Payload != nil && (*k.Payload < bench.MinPayload || *k.Payload > bench.MaxPayload):
+		return usagef("--payload %d: must be %d to %d bytes", *k.Payload, bench.MinPayload, bench.MaxPayload)
 	case k.Rate != nil && !(*k.Rate > 0):
 		return usagef("--rate %v: must be more than 0", *k.Rate)
 	case k.Timeout <= 0:
@@ -225,6 +231,9 @@ func (k *benchRunCommand) command() []string {
 	}
 	if k.Keys != nil {
 		out = append(out, "--keys", fmt.Sprint(*k.Keys))
+	}
+	if k.Payload != nil {
+		out = append(out, "--payload", fmt.Sprint(*k.Payload))
 	}
 	if k.Rate != nil {
 		out = append(out, "--rate", fmt.Sprint(*k.Rate))

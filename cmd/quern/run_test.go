@@ -188,7 +188,7 @@ func TestAddressPrecedence(t *testing.T) {
 
 func TestHelpAndVersion(t *testing.T) {
 	clearEnv(t)
-	for _, args := range []string{"", "--help", "-h", "serve --help", "counter --help", "counter add --help", "counter add -h k", "bench run --help"} {
+	for _, args := range []string{"", "--help", "-h", "serve --help", "counter --help", "map put --help", "counter add --help", "counter add -h k", "bench run --help"} {
 		if got := newFake().try(t, strings.Fields(args)...); got.code != 0 || !strings.HasPrefix(got.stdout, "Usage: quern") || got.stderr != "" {
 			t.Errorf("%s: %v", args, got)
 		}
