@@ -160,3 +160,32 @@ func TestManyLargeValues(t *testing.T) {
 		}
 	}
 }
+
+// TestWindowFullOfReads: a client that keeps to its window is not cut off,
+// however large the answers are.
+func TestWindowFullOfReads(t *testing.T) {
+	t.Parallel()
+	node, err := quern.Open(t.Context(), quern.Config{Store: quern.StoreMemory, Listen: "127.0.0.1:0", Shards: 16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close(context.Background())
+	if _, err := node.Map("k").Put(t.Context(), make([]byte, 1000), handles.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.Dial(t.Context(), node.GRPCAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := handles.NewBatch(c)
+	for range 40_000 {
+		b.MapGet("k")
+	}
+	if err := b.Do(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if s := c.Stats(); s.Connects != 1 || s.Retries != 0 {
+		t.Errorf("%d streams, %d retries", s.Connects, s.Retries)
+	}
+}

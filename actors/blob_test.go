@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -178,13 +179,13 @@ func TestCommitsAreBounded(t *testing.T) {
 	t.Parallel()
 	const size, puts = 64 << 10, 400
 	store := newFaultStore()
-	largest := 0
+	var largest atomic.Int64
 	store.verdict = func(b actors.Batch) actors.Status {
 		bytes := 0
 		for _, rec := range b.Records {
 			bytes += len(rec.Key) + len(rec.Value)
 		}
-		largest = max(largest, bytes)
+		largest.Store(max(largest.Load(), int64(bytes)))
 		return actors.Done
 	}
 	r := newRig(t, store, withBlob, func(c *actors.Config) { c.ResidentLimit = 1 })
@@ -215,8 +216,8 @@ func TestCommitsAreBounded(t *testing.T) {
 	if a := <-again; a.err != nil || a.value != size-5 {
 		t.Errorf("the one behind it: %+v", a)
 	}
-	if largest < actors.FlightBytes/2 || largest > actors.FlightBytes+2*size {
-		t.Errorf("the largest commit had %d bytes", largest)
+	if n := largest.Load(); n < actors.FlightBytes/2 || n > actors.FlightBytes+2*size {
+		t.Errorf("the largest commit had %d bytes", n)
 	}
 }
 
@@ -251,5 +252,30 @@ func TestStalledCallsOfAnActivationThatEnds(t *testing.T) {
 	}
 	if got := <-stalled; got.err != nil {
 		t.Errorf("it had none: %+v", got)
+	}
+}
+
+// TestLowestNumberIsTakenByAFullSession: nothing above it can be settled before
+// it is.
+func TestLowestNumberIsTakenByAFullSession(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newFaultStore(), withBlob)
+	id := r.mustOpen(t, "a")
+	const size = 64 << 10
+	big := strings.Repeat("x", size)
+	last := uint64(2 + actors.SessionBytes/size)
+	for n := uint64(2); n <= last; n++ {
+		if _, err := r.swap("a", big, actors.Session{ID: id, Number: n}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.swap("a", big, actors.Session{ID: id, Number: last + 1}); !errors.Is(err, failure.Overloaded) {
+		t.Errorf("beyond the bound: %v", err)
+	}
+	if _, err := r.swap("a", big, actors.Session{ID: id, Number: 1}); err != nil {
+		t.Errorf("the lowest number: %v", err)
+	}
+	if _, err := r.swap("a", big, actors.Session{ID: id, Number: last + 1, Settled: last}); err != nil {
+		t.Errorf("after all were settled: %v", err)
 	}
 }

@@ -160,7 +160,7 @@ func (s *shard) takeBack(g *grain, c *call, err error) {
 			c.column.Answered(i, err)
 		}
 	}
-	if c.numbered {
+	if ses := c.client; c.numbered && ses.session().open() && c.session.Number > ses.session().done {
 		s.forgetResult(c)
 		if broken := s.keepColumn(c); broken != nil {
 			c.err = broken

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,13 +95,13 @@ func TestManyKeptAnswersRunOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFaultStore()
 		store.began = make(chan struct{}, 1_000_000)
-		largest := 0
+		var largest atomic.Int64
 		store.verdict = func(b actors.Batch) actors.Status {
 			bytes := 0
 			for _, rec := range b.Records {
 				bytes += len(rec.Key) + len(rec.Value)
 			}
-			largest = max(largest, bytes)
+			largest.Store(max(largest.Load(), int64(bytes)))
 			return actors.Done
 		}
 		r := newRig(t, store)
@@ -113,14 +114,14 @@ func TestManyKeptAnswersRunOut(t *testing.T) {
 				}
 			}
 		}
-		largest = 0
+		largest.Store(0)
 		time.Sleep(25 * time.Hour) //nolint:forbidigo // in a bubble
 		r.Barrier(r.shardOf("{same}"))
 		if n := r.records(t, "{same}"); n != 4 {
 			t.Errorf("%d records are left, want the 4 states", n)
 		}
-		if largest > 1<<20 {
-			t.Errorf("a commit of %d bytes", largest)
+		if n := largest.Load(); n > 1<<20 {
+			t.Errorf("a commit of %d bytes", n)
 		}
 		r.stopInBubble(t)
 	})

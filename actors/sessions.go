@@ -233,7 +233,7 @@ func (s *shard) enter(c *call) (settled bool) {
 	case n-ses.done > sessionWindow:
 		s.counts.overloaded.Add(1)
 		c.complete(errWindow)
-	case ses.bytes >= sessionBytes:
+	case ses.bytes >= sessionBytes && n != ses.done+1: // the lowest one makes room once it is settled
 		s.counts.overloaded.Add(1)
 		c.complete(errSessionFull)
 	default:

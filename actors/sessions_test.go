@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -297,11 +298,11 @@ func TestSessionsExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFaultStore()
 		store.began = make(chan struct{}, 100_000)
-		moves := 0
+		var moves atomic.Int64
 		store.verdict = func(b actors.Batch) actors.Status {
 			for _, rec := range b.Records {
 				if rec.Key[0] == 't' && !rec.Delete {
-					moves++
+					moves.Add(1)
 				}
 			}
 			return actors.Done
@@ -320,8 +321,8 @@ func TestSessionsExpire(t *testing.T) {
 			}
 			time.Sleep(time.Minute) //nolint:forbidigo // in a bubble
 		}
-		if moves > 2+13 {
-			t.Errorf("the sessions' timers moved %d times within an hour", moves)
+		if n := moves.Load(); n > 2+13 {
+			t.Errorf("the sessions' timers moved %d times within an hour", n)
 		}
 		if err := use(unused); !errors.Is(err, failure.SessionExpired) {
 			t.Errorf("one that was not used: %v", err)

@@ -50,9 +50,13 @@ func (e *engine) maintain(ctx context.Context, place int, open opener, d dialled
 	pause := minBackoff
 	for ctx.Err() == nil {
 		if d.err == nil {
+			began := time.Now()
 			d.err = e.use(ctx, place, d)
-			pause = minBackoff
+			if time.Since(began) > maxBackoff { // else it is a stream that something breaks
+				pause = minBackoff
+			}
 		}
+		e.sweep()
 		e.failing(d.err)
 		if !e.rest(ctx, pause) {
 			return

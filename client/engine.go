@@ -107,15 +107,11 @@ func (e *engine) kick() {
 func (e *engine) leave(ctx context.Context, b *batch) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.unlist(b)
 	for i := range b.calls {
-		c := &b.calls[i]
-		if c.state == callAnswered {
-			continue
+		if c := &b.calls[i]; c.state != callAnswered {
+			e.desert(c, contextEnded(ctx.Err()))
 		}
-		if c.state == callQueued || c.state == callNumber {
-			e.unlist(c, c.state)
-		}
-		e.desert(c, contextEnded(ctx.Err()))
 	}
 	<-b.wake // it is there: all are answered
 }
@@ -134,12 +130,18 @@ func (e *engine) desert(c *call, err error) {
 	}
 }
 
-func (e *engine) unlist(c *call, from callState) {
-	list := &e.queue
-	if from == callNumber {
-		list = &c.session.waiting
+// unlist takes the calls of a batch out of the lists in which they wait.
+func (e *engine) unlist(b *batch) {
+	own := func(c *call) bool { return c.batch == b }
+	e.queue.remove(own)
+	seen := make(map[*session]struct{})
+	for i := range b.calls {
+		c := &b.calls[i]
+		if _, done := seen[c.session]; c.state == callNumber && !done {
+			c.session.waiting.remove(own)
+			seen[c.session] = struct{}{}
+		}
 	}
-	list.remove(func(other *call) bool { return other == c })
 }
 
 // begin takes a call on its way: to the stream, or to where it has to wait. It
@@ -220,8 +222,15 @@ func (e *engine) send(c *call) {
 }
 
 func (e *engine) put(l *link, c *call) {
+	if c.session != nil && c.sentAs != c.session.id {
+		e.begin(c) // its session was replaced while it waited
+		return
+	}
 	if err := l.put(c); err != nil {
-		e.answer(c, c.verdict(err))
+		if c.perhaps && c.op.Method.Write {
+			err = failure.New(failure.OutcomeUnknown, "the operation perhaps happened; it cannot be sent again: %s", err.Message)
+		}
+		e.answer(c, err)
 		return
 	}
 	c.state = callFlying
@@ -427,6 +436,7 @@ func (e *engine) settle(c *call) {
 // broke takes the calls of a stream that ended. Those whose caller waits are
 // sent again.
 func (e *engine) broke(l *link, err error) {
+	now := time.Now()
 	e.links[l.place] = nil
 	if e.up() == nil {
 		e.down = err
@@ -441,6 +451,10 @@ func (e *engine) broke(l *link, err error) {
 			continue
 		}
 		c.perhaps = true
+		if now.After(c.batch.patience) {
+			e.answer(c, unreached(c, err))
+			continue
+		}
 		e.begin(c)
 	}
 	for _, s := range e.sessions {

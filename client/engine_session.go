@@ -36,7 +36,7 @@ func (e *engine) session(shard uint32, id string, closed bool, err *failure.Erro
 		e.serve(s)
 	case err.Retryable() || err.Outcome() == failure.Unknown && err.Reason != failure.Internal:
 		// One that was opened unknown to us expires unused.
-		s.state = sessionNone
+		s.state = sessionPaused
 		s.failures++
 		pause := max(err.RetryAfter, jittered(s.failures))
 		s.waiting.remove(func(c *call) bool {
@@ -47,6 +47,7 @@ func (e *engine) session(shard uint32, id string, closed bool, err *failure.Erro
 			return late
 		})
 		e.after(pause, nil, func() {
+			s.state = sessionNone
 			if s.waiting.first != nil {
 				e.open(s)
 			}

@@ -30,6 +30,7 @@ type sessionState uint8
 const (
 	sessionNone sessionState = iota
 	sessionOpening
+	sessionPaused // could not be opened; a timer will ask again
 	sessionOpen
 )
 

@@ -548,3 +548,121 @@ func TestTwoConnections(t *testing.T) {
 		end(c, other)
 	})
 }
+
+// TestQueuedCallsGetNumbersOfTheNewSession: what waited for room when its
+// session was replaced must not go out under the former numbers.
+func TestQueuedCallsGetNumbersOfTheNewSession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newStage(t)
+		g.window = 2
+		c, s := g.dial(client.Options{})
+		var got []<-chan result
+		for range 7 {
+			got = append(got, add(c, t.Context()))
+			synctest.Wait()
+		}
+		s.grant(s.next(), sessionOne)
+		session, numbers := sessionOne, map[uint64]bool{}
+		for answered := 0; answered < 12; {
+			if answered >= 7 { // those that come later continue the numbers
+				got = append(got, add(c, t.Context()))
+			}
+			m := s.next()
+			for _, named := range m.GetSessions() {
+				session = string(named.GetId())
+			}
+			s.grant(m, sessionTwo)
+			for _, o := range m.GetOperations() {
+				if session != sessionTwo {
+					s.refuse(o, expired)
+					continue
+				}
+				if numbers[o.GetNumber()] {
+					t.Errorf("number %d comes twice", o.GetNumber())
+				}
+				numbers[o.GetNumber()] = true
+				answered++
+				s.value(o, int64(answered))
+			}
+		}
+		for _, r := range got {
+			if g := <-r; g.err != nil {
+				t.Error(g.err)
+			}
+		}
+		for n := range uint64(12) {
+			if !numbers[n+1] {
+				t.Errorf("number %d was left out: %v", n+1, numbers)
+			}
+		}
+		end(c, s)
+	})
+}
+
+// TestStreamThatIsAlwaysBroken ends with the caller's patience.
+func TestStreamThatIsAlwaysBroken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newStage(t)
+		c, s := g.dial(client.Options{Patience: 3 * time.Second})
+		began := time.Now()
+		got := add(c, t.Context())
+		streams := 0
+		for {
+			select {
+			case m := <-s.in:
+				if len(m.GetOperations()) > 0 {
+					s.Close()
+				} else {
+					s.grant(m, sessionOne)
+				}
+				continue
+			case s = <-g.streams:
+				streams++
+				continue
+			case r := <-got:
+				if !errors.Is(r.err, failure.OutcomeUnknown) || time.Since(began) > 5*time.Second {
+					t.Errorf("after %v: %v", time.Since(began), r)
+				}
+			}
+			break
+		}
+		if streams > 20 {
+			t.Errorf("%d streams in %v", streams, time.Since(began))
+		}
+		_ = c.Close()
+	})
+}
+
+// TestSessionsAreAskedForWithPauses, however many calls want one.
+func TestSessionsAreAskedForWithPauses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newStage(t).dial(client.Options{})
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		asked := 0
+		go func() {
+			for m := range s.in {
+				for range m.GetOpenSessions() {
+					asked++
+					s.say(&quernv1.GrainServiceStreamResponse{Sessions: []*quernv1.StreamSession{{Error: overloaded}}})
+				}
+				if s.ctx.Err() != nil {
+					return
+				}
+			}
+		}()
+		for ctx.Err() == nil {
+			one, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+			<-add(c, one)
+			cancel()
+		}
+		if asked > 12 { // a refusal asks for 200 ms
+			t.Errorf("asked %d times in 2 s", asked)
+		}
+		_ = c.Close()
+		s.in <- &quernv1.GrainServiceStreamRequest{}
+	})
+}

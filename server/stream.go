@@ -33,6 +33,8 @@ const (
 	// turn.
 	streamBurst = 64
 	streamTurn  = 100 * time.Microsecond
+	// sessionIDBytes is the length of a session's id.
+	sessionIDBytes = 16
 	// keptBuffer is the largest buffer that a stream keeps when it is idle.
 	keptBuffer = 64 << 10
 )
@@ -159,6 +161,7 @@ func (s *stream) read() (err error) {
 		if p := recover(); p != nil {
 			e := s.grains.failure(s.frames.Context(), &panicked{value: p, stack: debug.Stack()})
 			s.drop(e)
+			s.cork(false)
 			err = s.refuse(e)
 		}
 	}()
@@ -237,10 +240,14 @@ func (s *stream) admit() bool {
 	return !ended
 }
 
+// window is what may be unanswered: the client's window, and sessions to be
+// opened and closed.
+func (s *stream) window() int { return streamWindow + 2*int(s.grains.backend.Shards()) }
+
 // full needs mu.
 func (s *stream) full() bool {
 	n := s.pending + s.unsent
-	return n > 0 && s.bytes+s.out.len()+s.sealedBytes() > streamBytes || n >= streamLeast && n >= s.grains.share()
+	return n >= s.window() && s.unsent > 0 || n > 0 && s.bytes+s.out.len()+s.sealedBytes() > streamBytes || n >= streamLeast && n >= s.grains.share()
 }
 
 // write sends what has gathered until the stream ends. read gets what the
@@ -336,6 +343,9 @@ func (s *stream) Method(ref uint32, procedure string) error {
 func (s *stream) Session(shard uint32, id []byte, closing bool) error {
 	if shard >= s.grains.backend.Shards() {
 		return failure.New(failure.InvalidField, "there is no shard %d", shard)
+	}
+	if len(id) != 0 && len(id) != sessionIDBytes {
+		return failure.New(failure.InvalidField, "a session's id has %d bytes, not %d", len(id), sessionIDBytes)
 	}
 	name := string(id)
 	if !closing {
@@ -438,15 +448,18 @@ var errEnded = errors.New("server: the stream has ended")
 // looks at its window never has more unanswered than that, beside sessions to be
 // opened and closed.
 func (s *stream) begin(bytes int) error {
+	s.mu.Lock()
+	over := s.pending >= s.window()
+	s.mu.Unlock()
+	if over {
+		return failure.New(failure.Overloaded, "more than %d operations are unanswered, which is the window of this stream", streamWindow)
+	}
 	if !s.admit() {
 		return errEnded
 	}
 	s.yield()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pending+s.unsent >= streamWindow+2*int(s.grains.backend.Shards()) {
-		return failure.New(failure.Overloaded, "more than %d operations are unanswered, which is the window of this stream", streamWindow)
-	}
 	s.pending++
 	s.bytes += bytes
 	return nil

@@ -169,3 +169,16 @@ func BenchmarkUnmarshal(b *testing.B) {
 		_ = fastproto.Unmarshal(in, &m, &s)
 	}
 }
+
+// TestListsThatAreNotThere stay nil in a message that is used again.
+func TestListsThatAreNotThere(t *testing.T) {
+	t.Parallel()
+	q := &quernv1.CounterServiceAddManyRequest{Keys: []string{"a"}, Deltas: []int64{1}}
+	b, err := proto.Marshal(&quernv1.CounterServiceAddManyRequest{Keys: []string{"b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fastproto.Unmarshal(b, q, nil); err != nil || q.Deltas != nil {
+		t.Errorf("got %v, %v", q.Deltas, err)
+	}
+}

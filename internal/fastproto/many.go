@@ -72,7 +72,12 @@ func decodeManyRequest(b []byte, m *quernv1.CounterServiceAddManyRequest) bool {
 			return false
 		}
 	}
-	m.Keys, m.Deltas = keys, deltas
+	if len(keys) > 0 {
+		m.Keys = keys
+	}
+	if len(deltas) > 0 {
+		m.Deltas = deltas
+	}
 	return true
 }
 
@@ -132,6 +137,8 @@ func decodeManyResponse(b []byte, m *quernv1.CounterServiceAddManyResponse) bool
 		}
 		b = b[n:]
 	}
-	m.Values = values
+	if len(values) > 0 {
+		m.Values = values
+	}
 	return true
 }
