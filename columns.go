@@ -99,7 +99,7 @@ func (b *bulk) single(shards uint32) bool {
 		if keyspace.Check(key) != nil || keyspace.Shard(key, shards) != shard {
 			return false
 		}
-		b.shards[i], b.order[i] = shard, int32(i) //nolint:gosec // at most MaxManyKeys
+		b.shards[i], b.order[i] = shard, int32(i)
 	}
 	b.columns = slices.Grow(b.columns[:0], 1)[:1]
 	b.columns[0].begin(b, shard, 0, int32(len(keys))) //nolint:gosec // at most MaxManyKeys
@@ -125,7 +125,7 @@ func (b *bulk) group() {
 	columns = 0
 	for shard, from := range b.starts[:len(b.starts)-1] {
 		if to := b.starts[shard+1]; to > from {
-			b.columns[columns].begin(b, uint32(shard), from, to) //nolint:gosec // below the number of shards
+			b.columns[columns].begin(b, uint32(shard), from, to)
 			columns++
 		}
 	}
