@@ -237,9 +237,9 @@ func (c *Client) unreachable() error {
 }
 
 // Close ends the client: operations under way fail, perhaps done; the sessions
-// are closed at the node, so that nothing of them can still take effect; the
-// connection is closed and all goroutines end. It takes up to a second where
-// the node does not answer. Later calls do nothing.
+// are closed, so that no numbered operation can take effect once the node has
+// said so; the connections are closed and all goroutines end. It takes up to a
+// second where the node does not answer. Later calls do nothing.
 func (c *Client) Close() error {
 	c.closing.Do(func() {
 		if c.engine != nil {

@@ -2,6 +2,28 @@
 // returns a [Client], which runs operations like a node in the same process:
 // the handles of package handles work on both.
 //
+// # Many at once
+//
+// Operations travel on a stream of frames. Those of callers that call at the
+// same time share a frame by themselves; a caller alone waits for nobody.
+// Whoever has several in hand sends them together: handles.Batch,
+// handles.AddMany, [Client.InvokeAll].
+//
+// # Repeats
+//
+// Writes are numbered in a session at the key's shard (after RIFL: Lee et al.,
+// SOSP 2015), which is opened when the first one needs it. The node keeps the
+// answers, so that the client sends an operation again where it was refused for
+// a while, where its outcome is unknown, or where the stream broke, and it
+// still counts once. It does so until the context's deadline, or for
+// Options.Patience where there is none. A write that carries an idempotency key
+// needs no number, a read neither.
+//
+// A session lasts an hour after its last use, and over a restart of a node
+// whose store is durable. Of a repeat that comes too late nobody can say
+// whether the first attempt happened: it is OUTCOME_UNKNOWN, never applied
+// again.
+//
 // # What a failure says
 //
 // Every method returns a *failure.Error, so that errors.Is(err,
@@ -9,32 +31,27 @@
 // failure.OutcomeOf tells "not done" from "perhaps done":
 //
 //   - what a node answered comes back with its reason and retry time;
-//   - a call that left this process on no connection is not done, can be
-//     repeated, and wraps [ErrUnreachable];
-//   - a call whose connection broke is OUTCOME_UNKNOWN;
+//   - UNREACHABLE was sent to no node, is not done, and wraps
+//     [ErrUnreachable];
+//   - OUTCOME_UNKNOWN was sent at least once, and no answer came that would
+//     tell;
 //   - the end of the caller's context is DEADLINE_EXCEEDED or CANCELED, both
 //     perhaps done, and wraps the context's error.
 //
-// # Repeats
-//
-// The client repeats nothing that could have happened. gRPC's configured
-// retries are off, and service configs from resolvers are ignored. What stays
-// is gRPC's transparent retry, which cannot be switched off. It sends a call
-// again in three cases, in all of which no handler has seen it: no stream was
-// opened for it; the server refused the stream (REFUSED_STREAM); or the server
-// left with a GOAWAY that names a lower stream as the last one that it works
-// on. The last two are statements of the server, and Quern's holds to them: a
-// stream that was dispatched is never refused and always below the GOAWAY's
-// mark. A connection that breaks without such a word ends its calls with
-// OUTCOME_UNKNOWN.
-//
 // # Connections
 //
-// There is one connection, to the first address that answers, and the next
-// one in order is tried when it breaks; breaks of a few milliseconds up to a
-// second lie between attempts. A dead machine or a cut network is noticed
-// within about three seconds (TCP keepalive every second, and
-// TCP_USER_TIMEOUT for what was sent), a stopped process within about 13 (an
-// HTTP/2 ping after ten seconds without a frame, which is the shortest time
-// that grpc-go allows a client).
+// A client keeps one connection, or Options.Connections of them for the same
+// sessions. Each goes to the first address that answers; the next one in order
+// is tried when it breaks, with pauses of 20 ms up to a second. While the node
+// owes an answer and has said nothing for a second it is pinged on the stream,
+// and two seconds later the connection is given up; an idle one is tried after
+// Options.KeepAlive.
+//
+// # Unary calls
+//
+// With Options.Unary every operation is a call of its own, outside of any
+// session. It is repeated only where gRPC knows that no handler has seen it:
+// no stream was opened for it, the server refused the stream, or it left with
+// a GOAWAY that names a lower one. A call whose connection breaks is
+// OUTCOME_UNKNOWN.
 package client

@@ -17,7 +17,8 @@ type Options struct {
 	// KeepAlive is the silence after which an idle connection is tried. While
 	// operations are under way it is a second. Default 10 s.
 	KeepAlive time.Duration
-	// MaxMessageBytes bounds a reply. A larger one is an OUTCOME_UNKNOWN.
+	// MaxMessageBytes bounds what a node sends at a time. A larger message
+	// ends its stream; a node sends little more than 1 MiB, or one reply.
 	// Default 16 MiB.
 	MaxMessageBytes int
 	// FailFast lets Dial give up when every address was tried once. Without

@@ -246,7 +246,7 @@ func (s *stream) sealedBytes() (n int) {
 	return n
 }
 
-// recycle gives the operation back; nothing of the client is kept.
+// recycle gives the operation back. Its request is replaced by the next one.
 func (o *streamOp) recycle() {
 	o.reset.Reset()
 	o.op.Key, o.op.IdempotencyKey, o.op.Origin, o.op.Session = "", "", handles.Origin{}, handles.Session{}
