@@ -2,6 +2,9 @@ package actors
 
 import "google.golang.org/protobuf/proto"
 
+// The shards of this version park nothing: what stands here is what a kind that
+// waits is written against, and is tested with [TestTurn].
+
 // Parked is what Apply returns instead of an error where the command has no
 // answer yet. Unlike a refusal it lets the turn's changes stand: they are
 // committed like any other, so a place in a queue is durable. The call is held

@@ -47,8 +47,9 @@ type Lock struct {
 	key string
 }
 
-// NewLock returns a handle of the lock with this key. It does no I/O; an
-// invalid key is refused by the first call.
+// NewLock returns a handle of the lock with this key. It does no I/O; an invalid
+// key is refused by the first call. The nodes of this version serve no locks:
+// every call fails with UNKNOWN_KIND, or UNKNOWN_METHOD over the network.
 func NewLock(to Invoker, key string) Lock { return Lock{to: to, key: key} }
 
 // Key returns the lock's key.
