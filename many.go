@@ -150,14 +150,23 @@ func manyFailure(i int, err error) *quernv1.AddManyFailure {
 func (n *Node) InvokeAll(ctx context.Context, ops []*handles.Operation) {
 	deadline, _ := ctx.Deadline()
 	all := actors.NewWaiter(len(ops))
+	var waits []func()
 	for i, op := range ops {
 		if ctx.Err() != nil || op.Method.Many {
 			all.For(i).Completed(0, n.Invoke(ctx, op))
 			continue
 		}
+		if op.Method.Waits {
+			waits = append(waits, n.SubmitWait(op, deadline, all.For(i)))
+			continue
+		}
 		n.Submit(op, deadline, all.For(i))
 	}
-	all.Wait(ctx)
+	if left := all.Wait(ctx); left {
+		for _, cancel := range waits {
+			cancel()
+		}
+	}
 	for i, op := range ops {
 		epoch, err := all.Answer(i)
 		if !op.Method.Many {

@@ -27,6 +27,15 @@ import (
 // Counter is a handle of one counter.
 type Counter = handles.Counter
 
+// Lock is a handle of one lock.
+type Lock = handles.Lock
+
+// Lease is a held lock, which renews itself.
+type Lease = handles.Lease
+
+// LockOptions say how a lock is asked for.
+type LockOptions = handles.LockOptions
+
 // MapEntry is a handle of one entry of the distributed map.
 type MapEntry = handles.MapEntry
 
@@ -88,7 +97,7 @@ func openStore(ctx context.Context, cfg Config) (actors.Store, error) {
 func (n *Node) start(ctx context.Context) error {
 	var err error
 	n.runtime, err = actors.New(actors.Config{
-		Store: n.store, Kinds: []actors.Kind{grains.Counter{}, grains.Map{}},
+		Store: n.store, Kinds: []actors.Kind{grains.Counter{}, grains.Lock{}, grains.Map{}},
 		ResidentLimit: n.cfg.ResidentLimit, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
 	})
 	if err != nil {
@@ -116,6 +125,9 @@ func (n *Node) start(ctx context.Context) error {
 
 // Counter returns a handle of the counter with this key.
 func (n *Node) Counter(key string) Counter { return handles.NewCounter(n, key) }
+
+// Lock returns a handle of the lock with this key.
+func (n *Node) Lock(key string) Lock { return handles.NewLock(n, key) }
 
 // Map returns a handle of the map entry with this key.
 func (n *Node) Map(key string) MapEntry { return handles.NewMapEntry(n, key) }
@@ -147,13 +159,28 @@ func (n *Node) Submit(op *handles.Operation, deadline time.Time, done handles.Co
 		n.submitMany(op, deadline, done)
 		return
 	}
-	shard := op.Origin.Shard
+	n.runtime.Submit(n.place(op), operation(op), deadline, done)
+}
+
+// place fills in who answers, but for the epoch, and returns the shard.
+func (n *Node) place(op *handles.Operation) (shard uint32) {
+	shard = op.Origin.Shard
 	if !op.Placed {
 		shard = keyspace.Shard(op.Key, n.info.Shards)
 	}
 	op.Origin = handles.Origin{Node: n.cfg.Node, Shard: shard}
-	n.runtime.Submit(shard, operation(op), deadline, done)
+	return shard
 }
+
+// SubmitWait is Submit for a method that waits. The operation is given up by
+// cancel, at any time; then it ends with CANCELED, unless its answer was there.
+func (n *Node) SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) (cancel func()) {
+	return n.runtime.Submit(n.place(op), operation(op), deadline, done).Cancel
+}
+
+// EndWaits answers all that waits with STOPPING, and from now on what would
+// have to. Places in queues stay.
+func (n *Node) EndWaits() { n.runtime.EndWaits() }
 
 // OpenSession opens a session at a shard. done gets its id when it is durable;
 // it must not block. It fails with OVERLOADED where the shard has too many.

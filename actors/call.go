@@ -53,6 +53,8 @@ type call struct {
 
 	session Session
 	client  *grain   // the session's, from the call's turn on
+	ticket  *Ticket  // of a kind that parks; nil where nobody can give up
+	parking *parking // from the turn that parked it to its next one
 	opening *opening // where it opens a session
 	column  Column
 	pins    []*grain         // that a waiting column keeps resident
@@ -96,6 +98,7 @@ func (c *call) recycle() {
 			c.pins = nil
 		}
 	}
+	c.ticket, c.parking = nil, nil
 	c.key, c.method, c.once, c.hash = "", "", "", 0
 	c.command, c.reply, c.err, c.epoch = nil, nil, nil, 0
 	c.home.free.Put(c)
@@ -108,6 +111,9 @@ const keptPins = 1024
 func (c *call) complete(err error) {
 	if len(c.pins) > 0 {
 		c.unpin()
+	}
+	if c.parking != nil {
+		c.depart()
 	}
 	if done := c.done; done != nil {
 		epoch := c.epoch
@@ -125,17 +131,23 @@ func (c *call) complete(err error) {
 	}
 }
 
-// abandoned reports whether the caller has given up.
+// abandoned reports whether the caller has given up and nobody will look at the
+// slot.
 func (c *call) abandoned() bool { return c.state.Load() == slotAbandoned }
+
+// givenUp reports whether nobody waits for the answer any more.
+func (c *call) givenUp() bool { return c.abandoned() || c.ticket != nil && c.ticket.given.Load() }
 
 // wait blocks until the call is answered or ctx ends, and returns the epoch of
 // its turn, if it is known. It takes the call from its caller in either case.
 func (c *call) wait(ctx context.Context) (epoch uint64, err error) {
 	if c.state.CompareAndSwap(slotWaiting, slotParked) {
+		ticket := c.ticket
 		select {
 		case <-c.wake:
 		case <-ctx.Done():
 			if c.state.CompareAndSwap(slotParked, slotAbandoned) {
+				ticket.Cancel()
 				return 0, gaveUp(ctx)
 			}
 			<-c.wake

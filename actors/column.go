@@ -129,6 +129,7 @@ func (s *shard) itemTurn(g *grain, c *call, i int) error {
 	if changed {
 		s.markChanged(g, before)
 	}
+	s.wakeUp(g)
 	return err
 }
 

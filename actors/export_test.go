@@ -1,5 +1,7 @@
 package actors
 
+import "context"
+
 // Barrier returns when all calls that were submitted to a shard before have
 // had their turn.
 func (r *Runtime) Barrier(shard uint32) {
@@ -100,4 +102,26 @@ func (r *Runtime) SkipNumbers(shard uint32, n uint64) {
 	s := r.shards[shard]
 	s.box.post(func() { s.sequence += n })
 	r.Barrier(shard)
+}
+
+// ParkedAt returns how many calls of a shard wait for a wake-up.
+func (r *Runtime) ParkedAt(shard uint32) int {
+	n := make(chan int, 1)
+	s := r.shards[shard]
+	s.box.post(func() { n <- s.parked.n })
+	return <-n
+}
+
+// Block holds up a shard until the channel is closed.
+func (r *Runtime) Block(shard uint32, until <-chan struct{}) {
+	entered := make(chan struct{})
+	go r.shards[shard].box.post(func() { close(entered); <-until })
+	<-entered
+}
+
+// TimersAt returns how many timers a shard's table has.
+func (r *Runtime) TimersAt(shard uint32) (n int) {
+	table := []byte{tableTimer}
+	_ = r.store.Scan(context.Background(), shard, table, prefixEnd(table), func(_, _ []byte) bool { n++; return true })
+	return n
 }

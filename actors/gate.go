@@ -162,7 +162,7 @@ func (s *shard) failEncode(g *grain, err error) {
 		s.waiting--
 		c.complete(err)
 	}
-	s.dropGrain(g)
+	s.dropGrain(g, err)
 }
 
 // encode appends the records of one grain to the flight.
@@ -230,7 +230,7 @@ func (s *shard) rollback(err error) {
 	for _, grains := range [][]*grain{g.flyingGrains, g.dirtyGrains} {
 		for i, grain := range grains {
 			if !grain.is(dropped) {
-				s.dropGrain(grain)
+				s.dropGrain(grain, err)
 			}
 			grains[i] = nil
 		}
@@ -264,11 +264,14 @@ func (s *shard) undoAll(l *callList, err error) {
 	s.resume(&again)
 }
 
-// dropGrain forgets a grain. Its parked calls look for it again.
-func (s *shard) dropGrain(g *grain) {
+// dropGrain forgets a grain of which something is not to become durable, for
+// the reason err. The calls that wait for its records look for it again; those
+// that wait for a wake-up are told, since their place is perhaps lost.
+func (s *shard) dropGrain(g *grain, err error) {
 	s.residents.drop(g)
 	if g.extra != nil {
 		s.resume(&g.extra.parked)
+		s.failWaiters(g, err)
 	}
 }
 

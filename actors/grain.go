@@ -41,6 +41,8 @@ type extra struct {
 	once *onceTable
 	// loadOnce: the load that is under way reads the kept answers too.
 	loadOnce bool
+	// waiters are the calls that wait for a wake-up, by name.
+	waiters map[string]*waiters
 }
 
 func (g *grain) is(f grainFlags) bool { return g.flags&f != 0 }
@@ -66,8 +68,13 @@ func (g *grain) once() *onceTable {
 // used lately.
 func (g *grain) evictable(now int64) bool {
 	if g.flags&(loading|dirty|flying) != 0 ||
-		g.extra != nil && (g.extra.parked.n > 0 || g.extra.released > 0 || g.extra.loadOnce) {
+		g.extra != nil && (g.extra.parked.n > 0 || g.extra.released > 0 || g.extra.loadOnce || len(g.extra.waiters) > 0) {
 		return false
+	}
+	if g.kind.pins {
+		if p, ok := g.state.(Pinner); ok && p.Pinned() {
+			return false
+		}
 	}
 	ses := g.session()
 	return ses == nil || !ses.open() || now-ses.used >= sessionPinned
@@ -75,7 +82,7 @@ func (g *grain) evictable(now int64) bool {
 
 // tidy lets go of extra where it holds nothing.
 func (g *grain) tidy() {
-	if x := g.extra; x != nil && x.once == nil && x.parked.n == 0 && x.released == 0 && !x.loadOnce {
+	if x := g.extra; x != nil && x.once == nil && x.parked.n == 0 && x.released == 0 && !x.loadOnce && len(x.waiters) == 0 {
 		g.extra = nil
 	}
 }
@@ -97,6 +104,8 @@ type kindGrains struct {
 	grains map[string]*grain
 	undo   State // holds the state from before the turn
 	sized  bool  // its states are Sizers
+	undoes bool  // they are Undoers; then undo is their log
+	pins   bool  // they are Pinners
 }
 
 // residents chooses what to evict by the clock algorithm, which approximates

@@ -53,6 +53,7 @@ func (r *Runtime) register(set *metrics.Set) error {
 	sum("replays_total", func(c *shardCounts) uint64 { return c.replays.Load() })
 	sum("resident_sessions", func(c *shardCounts) uint64 { return uint64(max(0, c.sessions.Load())) })
 	sum("resident_grains", func(c *shardCounts) uint64 { return uint64(max(0, c.resident.Load())) })
+	set.NewGauge(metricPrefix+"parked_calls", func() float64 { return float64(r.parked.Load()) })
 	set.NewGauge(metricPrefix+"commit_records_total", func() float64 { return float64(r.committer.counts.records.Load()) })
 	set.NewGauge(metricPrefix+"commits_not_done_total", func() float64 { return float64(r.committer.counts.failed.Load()) })
 	r.committer.counts.seconds = set.NewHistogram(metricPrefix + "commit_seconds")

@@ -65,6 +65,9 @@ func (r *Runtime) Invoke(ctx context.Context, shard uint32, op *Operation) (epoc
 	if deadline, ok := ctx.Deadline(); ok {
 		c.deadline = deadline.UnixNano()
 	}
+	if r.parks[c.kindIndex] && ctx.Done() != nil {
+		c.ticket = &Ticket{shard: s}
+	}
 	if !s.box.submit(c) {
 		c.recycle()
 		s.counts.overloaded.Add(1)
@@ -79,17 +82,24 @@ func (r *Runtime) Invoke(ctx context.Context, shard uint32, op *Operation) (epoc
 // Submit is Invoke without waiting: done takes the end, perhaps before Submit
 // returns. An operation that had no turn until the deadline is not done; a zero
 // deadline is none. Command and Reply belong to the operation until its end; op
-// itself may be used again at once.
-func (r *Runtime) Submit(shard uint32, op *Operation, deadline time.Time, done Completer) {
+// itself may be used again at once. The ticket, nil for most kinds, gives up an
+// operation that waits.
+func (r *Runtime) Submit(shard uint32, op *Operation, deadline time.Time, done Completer) *Ticket {
 	c, err := r.newCall(op)
 	if err != nil {
 		done.Completed(0, err)
-		return
+		return nil
 	}
 	if !deadline.IsZero() {
 		c.deadline = deadline.UnixNano()
 	}
+	var ticket *Ticket
+	if r.parks[c.kindIndex] {
+		ticket = &Ticket{shard: r.shards[shard]}
+		c.ticket = ticket
+	}
 	r.shards[shard].submit(c, done)
+	return ticket
 }
 
 // submit hands a call to the shard, whose answer goes to done.

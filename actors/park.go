@@ -2,9 +2,6 @@ package actors
 
 import "google.golang.org/protobuf/proto"
 
-// The shards of this version park nothing: what stands here is what a kind that
-// waits is written against, and is tested with [TestTurn].
-
 // Parked is what Apply returns instead of an error where the command has no
 // answer yet. Unlike a refusal it lets the turn's changes stand: they are
 // committed like any other, so a place in a queue is durable. The call is held
@@ -12,7 +9,9 @@ import "google.golang.org/protobuf/proto"
 // again, with [Turn.Resumed] true, and answers or parks once more.
 //
 // A parked call that is run on a state which was read anew, after a reload of
-// the shard, is not resumed: it is a new call to that state.
+// the shard, is not resumed: it is a new call to that state. One whose change
+// the store refuses is answered with that refusal. Only a [Canceler] may park,
+// and no item of a column.
 type Parked struct { //nolint:errname // it takes an error's place and is none
 	// Waiter names whom to wake. Several calls may be parked under one name
 	// at a grain; all of them are woken together.
@@ -59,6 +58,7 @@ func (t *Turn) Resumed() bool { return t.resumed }
 
 // Wake lets the calls that are parked under a waiter's name run again, after
 // this turn. Where none is parked it does nothing.
+// What the turn undoes wakes nobody.
 func (t *Turn) Wake(waiter string) { t.wake(waiter) }
 
 // Next returns a number that is higher than any it has returned in this shard,

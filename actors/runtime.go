@@ -21,6 +21,7 @@ const (
 	defaultResidentLimit = 1_000_000
 	defaultQueueLimit    = 8192
 	defaultWaitLimit     = 16384
+	defaultParkLimit     = 262_144
 	loaderWorkers        = 8
 	readTimeout          = 10 * time.Second
 	// relaxedPace is the time between two commits to a store that is not
@@ -49,6 +50,9 @@ type Config struct {
 	// epoch or at the output gate; zero means 16,384. Beyond it calls get
 	// OVERLOADED.
 	WaitLimit int
+	// ParkLimit bounds the calls that wait for a wake-up, such as for a lock,
+	// over all shards; zero means 262,144. Beyond it calls get OVERLOADED.
+	ParkLimit int
 	// Logger gets changes of state and defects; nil discards them.
 	Logger *slog.Logger
 	// Metrics gets the runtime's metrics; nil registers none.
@@ -69,6 +73,7 @@ func (c Config) withDefaults() (Config, error) {
 		{"ResidentLimit", &c.ResidentLimit, defaultResidentLimit},
 		{"QueueLimit", &c.QueueLimit, defaultQueueLimit},
 		{"WaitLimit", &c.WaitLimit, defaultWaitLimit},
+		{"ParkLimit", &c.ParkLimit, defaultParkLimit},
 	} {
 		if *n.value < 0 {
 			return c, fmt.Errorf("actors: Config.%s is %d, must not be negative", n.name, *n.value)
@@ -93,7 +98,10 @@ type Runtime struct {
 	log              *slog.Logger
 	kinds            []Kind   // the last is that of the sessions
 	kindNames        []string // by index in kinds, but for the sessions'
-	gated            bool     // replies wait for the commit
+	parks            []bool   // by index in kinds: it may park calls
+	parked           atomic.Int64
+	noWaits          atomic.Bool // nothing is parked any more
+	gated            bool        // replies wait for the commit
 	residentPerShard int
 
 	calls     callPool
@@ -130,6 +138,10 @@ func New(cfg Config) (*Runtime, error) {
 		r.kindNames = append(r.kindNames, name)
 	}
 	r.kinds = append(slices.Clone(cfg.Kinds), sessionKind{})
+	for _, k := range r.kinds {
+		_, parks := k.New().(Canceler)
+		r.parks = append(r.parks, parks)
+	}
 	shards := int(info.Shards)
 	r.residentPerShard = max(1, cfg.ResidentLimit/max(1, shards))
 	r.committer.store = cfg.Store
@@ -229,12 +241,25 @@ func (r *Runtime) sweepAll(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		now := time.Now().UnixMilli()
+		now := time.Now()
 		for _, s := range r.shards {
-			if next := s.timers.next.Load(); next != 0 && next <= now {
+			if next := s.timers.next.Load(); next != 0 && next <= now.UnixMilli() {
 				s.box.post(s.sweep)
 			}
+			if next := s.parked.next.Load(); next != 0 && next <= now.UnixNano() {
+				s.box.post(s.endLate)
+			}
 		}
+	}
+}
+
+// EndWaits answers the calls that wait for a wake-up with STOPPING, and from now
+// on those that would have to. Their places stay for those who come back. A node
+// that stops does it before it waits for its callers.
+func (r *Runtime) EndWaits() {
+	r.noWaits.Store(true)
+	for _, s := range r.shards {
+		s.box.post(func() { s.failParked(errStopping) })
 	}
 }
 

@@ -274,7 +274,7 @@ func (s *shard) keepResult(g *grain, c *call, changed bool, err error) (bool, er
 	} else {
 		encoded, broken := fastproto.Append(s.scratch[:0], c.reply)
 		if broken != nil {
-			g.state.Assign(g.kind.undo)
+			s.undo(g)
 			return false, failure.Wrap(broken, failure.HandlerFailed, "the reply does not encode; the change was undone")
 		}
 		s.scratch = encoded

@@ -50,6 +50,8 @@ type shard struct {
 	turnArg   Turn
 	scratch   []byte   // where replies are encoded
 	items     []*grain // of the column that is run
+	woken     []string // by the turn that is run
+	parked    parkedCalls
 
 	// waiting counts the calls in held, parked and at the gate.
 	waiting int
@@ -87,6 +89,7 @@ func newShard(rt *Runtime, id uint32) *shard {
 		c.complete(errStopping)
 	}
 	s.turnArg.now, s.turnArg.next = s.now, s.next
+	s.turnArg.wake = func(waiter string) { s.woken = append(s.woken, waiter) }
 	s.forget()
 	return s
 }
@@ -96,8 +99,10 @@ func (s *shard) forget() {
 	s.kinds = make([]*kindGrains, len(s.rt.kinds))
 	for i, k := range s.rt.kinds {
 		undo := k.New()
-		_, sized := undo.(Sizer)
-		s.kinds[i] = &kindGrains{kind: k, grains: make(map[string]*grain), undo: undo, sized: sized}
+		s.kinds[i] = &kindGrains{kind: k, grains: make(map[string]*grain), undo: undo}
+		_, s.kinds[i].sized = undo.(Sizer)
+		_, s.kinds[i].undoes = undo.(Undoer)
+		_, s.kinds[i].pins = undo.(Pinner)
 	}
 	s.residents = residents{}
 	s.counts.resident.Store(0)
@@ -150,6 +155,7 @@ func (s *shard) endBatch() {
 	s.startLoad()
 	s.cut()
 	s.unstall()
+	s.timers.goOn(s)
 	if s.drained != nil && s.quiet() {
 		s.close()
 	}
@@ -175,8 +181,10 @@ func (s *shard) handle(c *call) {
 		c.recycle()
 	case c.grain != nil:
 		s.wait(&s.gate.stalled, c) // and keeps its grain resident
-	case c.task != taskDue && c.abandoned():
-		c.complete(nil)
+	case c.parking != nil && !s.stalls():
+		s.admit(c) // whatever has become of its caller; see comeBack
+	case c.task != taskDue && c.givenUp():
+		c.complete(errGivenUp)
 	case c.deadline != 0 && c.deadline <= time.Now().UnixNano():
 		c.complete(failure.New(failure.DeadlineExceeded, "the deadline had passed before the operation's turn"))
 	case s.waiting >= s.rt.cfg.WaitLimit && !c.admitted:
@@ -233,7 +241,18 @@ func (s *shard) admit(c *call) {
 		s.admitColumn(c)
 		return
 	}
+	if s.crowded() && c.task != taskDue && s.kinds[c.kindIndex].grains[c.key] == nil {
+		s.counts.overloaded.Add(1)
+		c.complete(errShardFull)
+		return
+	}
 	s.dispatch(s.find(c.kindIndex, c.key), c)
+}
+
+// crowded reports whether so much of what is resident cannot be evicted that
+// the shard takes no more.
+func (s *shard) crowded() bool {
+	return s.residents.weight >= 4*s.rt.residentPerShard+s.rt.cfg.WaitLimit
 }
 
 // find returns a resident grain, or one whose record is about to be read.
@@ -386,6 +405,7 @@ func (s *shard) endActivation(err error) {
 	s.load = loadQueue{}
 	s.timers.reset()
 	s.sessions = sessionTable{}
+	s.holdParked()
 	for _, k := range s.kinds {
 		for _, g := range k.grains {
 			if g.extra == nil {
@@ -430,6 +450,7 @@ func (s *shard) quiet() bool {
 // nothing: what it holds had no turn.
 func (s *shard) drain(done chan struct{}) {
 	s.drained = done
+	s.failParked(errStopping)
 	if s.phase != serving || s.quiet() {
 		s.close()
 	}

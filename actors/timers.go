@@ -11,10 +11,12 @@ import (
 // reads its beginning and gives each grain named there a turn.
 
 // sweepEvery is how often the shards' timers are looked at. Whoever uses a
-// grain sees it expired at once; a sweep only clears away what nobody uses.
-const sweepEvery = 500 * time.Millisecond
+// grain sees it expired at once; a sweep clears away what nobody uses, and
+// passes on what others wait for.
+const sweepEvery = 100 * time.Millisecond
 
-// sweepPage is how many timers of a shard one sweep runs.
+// sweepPage is how many timers of a shard one sweep runs. The next one follows
+// when these have had their turns.
 const sweepPage = 128
 
 // timers is what a shard knows of its timer table.
@@ -34,6 +36,13 @@ type timers struct {
 func (t *timers) reset() {
 	t.next.Store(0)
 	t.underWay, t.cursor, t.flying, t.missed = false, nil, 0, 0
+}
+
+// goOn reads the next page once the turns of the last one are over.
+func (t *timers) goOn(s *shard) {
+	if t.cursor != nil && s.box.ready.n == 0 {
+		s.sweep()
+	}
 }
 
 // cut notes a timer that goes with the next commit.

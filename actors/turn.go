@@ -17,6 +17,13 @@ func (s *shard) turn(g *grain, c *call) {
 		c.complete(err)
 		return
 	}
+	resumed := false
+	if c.parking != nil {
+		var ended bool
+		if resumed, ended = s.comeBack(g, c); ended {
+			return
+		}
+	}
 	switch {
 	case c.task == taskDue:
 		s.dueTurn(g, c)
@@ -30,7 +37,13 @@ func (s *shard) turn(g *grain, c *call) {
 		}
 	}
 	before := g.size()
+	s.turnArg.resumed = resumed
 	changed, err := s.apply(g, c, c.command)
+	s.turnArg.resumed = false
+	if parked, ok := err.(Parked); ok { //nolint:errorlint // handlers return it bare
+		s.parkedTurn(g, c, parked.Waiter, before, changed, resumed)
+		return
+	}
 	flags := grainFlags(0)
 	switch {
 	case c.client != nil:
@@ -43,6 +56,7 @@ func (s *shard) turn(g *grain, c *call) {
 	if changed {
 		s.markChanged(g, before)
 	}
+	s.wakeUp(g)
 	s.answer(g, flags, c, err)
 }
 
@@ -62,7 +76,7 @@ func (s *shard) dueTurn(g *grain, c *call) {
 // apply runs the handler. Whatever it changed is undone where it fails. A nil
 // command is the due turn of the grain, on the way to the call's own.
 func (s *shard) apply(g *grain, c *call, command proto.Message) (changed bool, err error) {
-	g.kind.undo.Assign(g.state)
+	g.begin()
 	returned := false
 	defer func() {
 		if !returned {
@@ -73,18 +87,42 @@ func (s *shard) apply(g *grain, c *call, command proto.Message) (changed bool, e
 	s.turnArg.key = g.key
 	changed, err = g.state.Apply(&s.turnArg, command, c.reply)
 	returned = true
-	if err != nil {
-		g.state.Assign(g.kind.undo)
+	if err != nil && !s.mayPark(g, c, command, err) {
+		s.undo(g)
 		changed = false
 	}
 	return changed, err
+}
+
+// begin keeps what undo needs.
+func (g *grain) begin() {
+	if g.kind.undoes {
+		if u, ok := g.state.(Undoer); ok {
+			u.Begin(g.kind.undo)
+			return
+		}
+	}
+	g.kind.undo.Assign(g.state)
+}
+
+// undo takes back what the last turn has changed, and whom it has woken.
+func (s *shard) undo(g *grain) {
+	clear(s.woken)
+	s.woken = s.woken[:0]
+	if g.kind.undoes {
+		if u, ok := g.state.(Undoer); ok {
+			u.Undo()
+			return
+		}
+	}
+	g.state.Assign(g.kind.undo)
 }
 
 // handlerFailed undoes a turn that panicked. reason is nil after a
 // runtime.Goexit, which ends the runner's goroutine; then the call is answered
 // on the way out.
 func (s *shard) handlerFailed(g *grain, c *call, reason any) error {
-	g.state.Assign(g.kind.undo)
+	s.undo(g)
 	s.counts.panics.Add(1)
 	s.rt.log.Error("handler panicked",
 		slog.String("kind", g.kind.kind.Name()), slog.String("method", c.method),
@@ -118,6 +156,7 @@ func (s *shard) expire(g *grain, c *call) error {
 	if changed {
 		s.markChanged(g, before)
 	}
+	s.wakeUp(g)
 	if err != nil && !isNoAnswer(err) {
 		err = failure.Wrap(err, failure.HandlerFailed, "the grain's due turn failed: %v", err)
 	}

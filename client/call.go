@@ -16,6 +16,8 @@ type call struct {
 	state callState
 	shard uint32
 	id    uint64 // on the stream; 0 while it is on none
+	link  *link  // the stream, where id is not 0
+	waits bool   // it may wait for others there
 	// session is where number counts; nil for reads and operations with an
 	// idempotency key.
 	session *session

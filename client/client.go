@@ -265,6 +265,9 @@ func (c *Client) closeConns() error {
 // Counter returns a handle of the counter with this key. It does no I/O.
 func (c *Client) Counter(key string) handles.Counter { return handles.NewCounter(c, key) }
 
+// Lock returns a handle of the lock with this key.
+func (c *Client) Lock(key string) handles.Lock { return handles.NewLock(c, key) }
+
 // Map returns a handle of the map entry with this key. It does no I/O.
 func (c *Client) Map(key string) handles.MapEntry { return handles.NewMapEntry(c, key) }
 

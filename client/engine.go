@@ -127,6 +127,9 @@ func (e *engine) desert(c *call, err error) {
 	e.answer(c, err)
 	if before == callFlying {
 		c.state = callLeft
+		if c.waits {
+			c.link.cancel(c.id)
+		}
 	}
 }
 
@@ -157,7 +160,7 @@ func (e *engine) begin(c *call) {
 	}
 	op := c.op
 	c.shard = keyspace.Shard(shardKey(op), e.shards)
-	if op.Method.Write && op.IdempotencyKey == "" && !e.number(c) {
+	if op.Method.Write && !op.Method.Waits && op.IdempotencyKey == "" && !e.number(c) {
 		return
 	}
 	e.send(c)

@@ -41,6 +41,7 @@ type link struct {
 	refs  map[*handles.Method]uint32
 	calls []*call // by id - 1
 	free  []uint64
+	waits int // of the calls, those that may wait: they leave the window alone
 	out   outgoing
 	ready [][]byte // frames that are full
 	pings uint64
@@ -135,7 +136,13 @@ func (l *link) wakeWriter() {
 }
 
 // full reports whether the node takes no more operations at present.
-func (l *link) full() bool { return len(l.calls)-len(l.free) >= int(l.hello.GetWindow()) }
+func (l *link) full() bool { return l.owed() >= int(l.hello.GetWindow()) }
+
+// owed is how many calls the node is to answer without waiting for others.
+func (l *link) owed() int { return len(l.calls) - len(l.free) - l.waits }
+
+// cancel gives up a call that may wait.
+func (l *link) cancel(id uint64) { l.out.last = frame.AppendCancel(l.out.last, id) }
 
 // put adds a call to the next frame, or says why it cannot be sent.
 func (l *link) put(c *call) *failure.Error {
@@ -176,6 +183,10 @@ func (l *link) bound(c *call, before int) *failure.Error {
 
 // take gives a call its id.
 func (l *link) take(c *call) uint64 {
+	c.link, c.waits = l, c.op.Method.Waits
+	if c.waits {
+		l.waits++
+	}
 	if n := len(l.free); n > 0 {
 		c.id = l.free[n-1]
 		l.free = l.free[:n-1]
@@ -190,7 +201,10 @@ func (l *link) take(c *call) uint64 {
 func (l *link) release(c *call) {
 	l.calls[c.id-1] = nil
 	l.free = append(l.free, c.id)
-	c.id = 0
+	c.id, c.link = 0, nil
+	if c.waits {
+		l.waits--
+	}
 }
 
 // ref is the number of a method on this stream.
@@ -279,7 +293,7 @@ func (l *link) watch(ctx context.Context) error {
 
 // busy reports whether the node owes an answer.
 func (l *link) busy() bool {
-	return len(l.calls) > len(l.free) || slices.ContainsFunc(l.engine.sessions, func(s *session) bool {
+	return l.owed() > 0 || slices.ContainsFunc(l.engine.sessions, func(s *session) bool {
 		return s != nil && s.state == sessionOpening && s.opener == l
 	})
 }
@@ -307,7 +321,7 @@ func (l *link) look(now time.Time) error {
 	}
 	l.asked = now
 	l.pings++
-	l.out.last = frame.AppendPing(l.out.last[:0], l.pings)
+	l.out.last = frame.AppendPing(l.out.last, l.pings)
 	l.wakeWriter()
 	return nil
 }

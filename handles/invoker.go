@@ -70,6 +70,10 @@ type Method struct {
 	Procedure string
 	// Write says whether the method can change anything.
 	Write bool
+	// Waits says that an operation may be held back until others have done
+	// something. A repeat of it must be harmless by its own fields: it is not
+	// numbered in a session.
+	Waits bool
 	// Many says that the method works on many keys, each by itself. Its
 	// operations have no Key.
 	Many bool

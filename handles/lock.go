@@ -14,7 +14,7 @@ const KindLock = "lock"
 
 // The lock's methods.
 var (
-	LockAcquire      = lockMethod("Acquire", true)
+	LockAcquire      = &Method{Kind: KindLock, Name: "Acquire", Procedure: "/quern.v1.LockService/Acquire", Write: true, Waits: true}
 	LockRenew        = lockMethod("Renew", true)
 	LockRelease      = lockMethod("Release", true)
 	LockForceRelease = lockMethod("ForceRelease", true)
@@ -48,8 +48,7 @@ type Lock struct {
 }
 
 // NewLock returns a handle of the lock with this key. It does no I/O; an invalid
-// key is refused by the first call. The nodes of this version serve no locks:
-// every call fails with UNKNOWN_KIND, or UNKNOWN_METHOD over the network.
+// key is refused by the first call.
 func NewLock(to Invoker, key string) Lock { return Lock{to: to, key: key} }
 
 // Key returns the lock's key.

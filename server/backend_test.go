@@ -46,6 +46,13 @@ func (f *fake) Submit(op *handles.Operation, _ time.Time, done handles.Completer
 	done.Completed(op.Origin.Epoch, err)
 }
 
+func (f *fake) SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) func() {
+	f.Submit(op, deadline, done)
+	return nil
+}
+
+func (*fake) EndWaits() {}
+
 func (f *fake) OpenSession(_ uint32, done func(string, uint64, error)) {
 	done("0123456789abcdef", origin.Epoch, nil)
 }

@@ -62,11 +62,11 @@ func (f workFunc) run(ctx context.Context, b Backend) error { return f(ctx, b) }
 // run admits a call, does its work and maps what comes of it. The work sets
 // the origin as far as it becomes known.
 func (c *caller) run(ctx context.Context, origin *handles.Origin, w work) error {
-	if refused := c.gate.enter(); refused != nil {
+	if refused := c.gate.enterAs(c.method.Waits); refused != nil {
 		c.metrics.fail(refused.Reason)
 		return c.face.fail(ctx, refused)
 	}
-	defer c.gate.leave()
+	defer c.gate.leaveAs(c.method.Waits)
 	begin := time.Now()
 	err := c.guarded(ctx, w)
 	c.metrics.seconds.Update(time.Since(begin).Seconds())

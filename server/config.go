@@ -19,6 +19,12 @@ import (
 type Backend interface {
 	handles.Invoker
 	handles.Submitter
+	// SubmitWait is Submit for a method that waits. cancel, which may be nil,
+	// gives the operation up; it may be called at any time.
+	SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) (cancel func())
+	// EndWaits answers all that waits with STOPPING, and from now on what would
+	// have to.
+	EndWaits()
 	// OpenSession opens a session at a shard. done gets its id, 16 bytes,
 	// when it is durable, or why there is none; like a Completer it must not
 	// block.

@@ -21,10 +21,19 @@ var (
 type gate struct {
 	limit    int64
 	inFlight atomic.Int64
-	closed   atomic.Bool
+	// waiting are the calls that may wait for others, such as for a lock. They
+	// do not count in inFlight, so that they leave room for those others.
+	waiting atomic.Int64
+	closed  atomic.Bool
 	// left has room for one signal: a call left after the gate was closed.
 	left chan struct{}
 }
+
+// waitingLimit bounds the calls that may wait for others.
+const waitingLimit = 131_072
+
+// errManyWait refuses what would wait.
+var errManyWait = failure.New(failure.Overloaded, "too many calls wait on this node; try again later").After(time.Second)
 
 func newGate(limit int) *gate {
 	return &gate{limit: int64(limit), left: make(chan struct{}, 1)}
@@ -43,6 +52,30 @@ func (g *gate) enter() *failure.Error {
 		return errStopping
 	}
 	return errOverloaded
+}
+
+// enterAs is enter, or for what may wait, its counterpart.
+func (g *gate) enterAs(waits bool) *failure.Error {
+	if !waits {
+		return g.enter()
+	}
+	n := g.waiting.Add(1)
+	if n <= waitingLimit && !g.closed.Load() {
+		return nil
+	}
+	g.waiting.Add(-1)
+	if g.closed.Load() {
+		return errStopping
+	}
+	return errManyWait
+}
+
+func (g *gate) leaveAs(waits bool) {
+	if waits {
+		g.waiting.Add(-1)
+	} else {
+		g.leave()
+	}
 }
 
 func (g *gate) leave() {

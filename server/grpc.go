@@ -59,6 +59,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	on := s.callers("grpc", face)
 	registerCounters(g, newCounters(on))
 	registerEntries(g, newEntries(on))
+	registerLocks(g, newLocks(on))
 	registerClusters(g, newClusters(on))
 	registerGrains(g, s.grains, s.cutConn)
 	s.health.register(g)
@@ -90,6 +91,18 @@ func registerEntries(g *grpc.Server, s *entries) {
 		grpcMethod("Get", s.Get),
 		grpcMethod("Delete", s.Delete),
 		grpcMethod("CompareAndSwap", s.CompareAndSwap),
+	}
+	g.RegisterService(&desc, s)
+}
+
+func registerLocks(g *grpc.Server, s *locks) {
+	desc := quernv1.LockService_ServiceDesc
+	desc.Methods = []grpc.MethodDesc{
+		grpcMethod("Acquire", s.Acquire),
+		grpcMethod("Renew", s.Renew),
+		grpcMethod("Release", s.Release),
+		grpcMethod("ForceRelease", s.ForceRelease),
+		grpcMethod("Get", s.Get),
 	}
 	g.RegisterService(&desc, s)
 }

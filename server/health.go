@@ -30,7 +30,8 @@ func (h *health) register(g *grpc.Server) { healthpb.RegisterHealthServer(g, h) 
 // state returns the status of a service; all of them share it.
 func (h *health) state(service string) healthpb.HealthCheckResponse_ServingStatus {
 	switch service {
-	case "", quernv1.CounterService_ServiceDesc.ServiceName, quernv1.MapService_ServiceDesc.ServiceName, quernv1.ClusterService_ServiceDesc.ServiceName:
+	case "", quernv1.CounterService_ServiceDesc.ServiceName, quernv1.MapService_ServiceDesc.ServiceName,
+		quernv1.LockService_ServiceDesc.ServiceName, quernv1.ClusterService_ServiceDesc.ServiceName:
 	default:
 		return healthpb.HealthCheckResponse_SERVICE_UNKNOWN
 	}

@@ -66,6 +66,7 @@ func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(quernv1connect.NewCounterServiceHandler(newCounters(on), options...))
 	mux.Handle(quernv1connect.NewMapServiceHandler(newEntries(on), options...))
+	mux.Handle(quernv1connect.NewLockServiceHandler(newLocks(on), options...))
 	mux.Handle(quernv1connect.NewClusterServiceHandler(newClusters(on), options...))
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

@@ -216,6 +216,7 @@ func (s *Server) Stop(ctx context.Context) error {
 func (s *Server) stop(ctx context.Context) error {
 	s.core.gate.closed.Store(true)
 	close(s.stopping)
+	s.cfg.Backend.EndWaits()
 	s.mu.Lock()
 	g, lis, h, gauges := s.life.grpc, s.life.grpcLis, s.life.http, s.life.gauges
 	s.mu.Unlock()

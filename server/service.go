@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"log/slog"
 
 	"google.golang.org/protobuf/proto"
 
@@ -122,6 +123,54 @@ func (s *entries) Delete(ctx context.Context, in *quernv1.MapServiceDeleteReques
 func (s *entries) CompareAndSwap(ctx context.Context, in *quernv1.MapServiceCompareAndSwapRequest) (*quernv1.MapServiceCompareAndSwapResponse, error) {
 	u := new(unary[quernv1.MapServiceCompareAndSwapResponse])
 	return &u.reply, s.compareAndSwap.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// locks is LockService on one transport.
+type locks struct {
+	quernv1.UnimplementedLockServiceServer
+	acquire, renew, release, forceRelease, get *caller
+}
+
+func newLocks(on func(*handles.Method) *caller) *locks {
+	return &locks{
+		acquire:      on(handles.LockAcquire),
+		renew:        on(handles.LockRenew),
+		release:      on(handles.LockRelease),
+		forceRelease: on(handles.LockForceRelease),
+		get:          on(handles.LockGet),
+	}
+}
+
+// Acquire implements LockService. It holds the call until the lock was had or
+// the wait is over; a call that ends before leaves the queue.
+func (s *locks) Acquire(ctx context.Context, in *quernv1.LockServiceAcquireRequest) (*quernv1.LockServiceAcquireResponse, error) {
+	u := new(unary[quernv1.LockServiceAcquireResponse])
+	return &u.reply, s.acquire.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// Renew implements LockService.
+func (s *locks) Renew(ctx context.Context, in *quernv1.LockServiceRenewRequest) (*quernv1.LockServiceRenewResponse, error) {
+	u := new(unary[quernv1.LockServiceRenewResponse])
+	return &u.reply, s.renew.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// Release implements LockService.
+func (s *locks) Release(ctx context.Context, in *quernv1.LockServiceReleaseRequest) (*quernv1.LockServiceReleaseResponse, error) {
+	u := new(unary[quernv1.LockServiceReleaseResponse])
+	return &u.reply, s.release.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// ForceRelease implements LockService.
+func (s *locks) ForceRelease(ctx context.Context, in *quernv1.LockServiceForceReleaseRequest) (*quernv1.LockServiceForceReleaseResponse, error) {
+	s.forceRelease.log.WarnContext(ctx, "a lock is released by force", slog.String("key", in.GetKey()), slog.String("reason", in.GetReason()))
+	u := new(unary[quernv1.LockServiceForceReleaseResponse])
+	return &u.reply, s.forceRelease.invoke(ctx, &u.op, in, &u.reply)
+}
+
+// Get implements LockService.
+func (s *locks) Get(ctx context.Context, in *quernv1.LockServiceGetRequest) (*quernv1.LockServiceGetResponse, error) {
+	u := new(unary[quernv1.LockServiceGetResponse])
+	return &u.reply, s.get.invoke(ctx, &u.op, in, &u.reply)
 }
 
 // invoke runs an operation. After an error the reply must not be looked at:

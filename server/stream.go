@@ -70,12 +70,15 @@ type stream struct {
 	// pending are unanswered operations, unsent the answers in the buffers.
 	pending, unsent int
 	bytes           int // of the requests of pending operations
-	out             outgoing
-	sealed          [][]byte         // frames to be sent before out
-	told            perShard[uint64] // the epoch that the client knows
-	corked          bool             // the reader is about to add more
-	stalled         bool             // the reader waits for room
-	ended           bool
+	// waits are the operations that may wait for others, by id, with what gives
+	// them up. They are not pending.
+	waits   map[uint64]func()
+	out     outgoing
+	sealed  [][]byte         // frames to be sent before out
+	told    perShard[uint64] // the epoch that the client knows
+	corked  bool             // the reader is about to add more
+	stalled bool             // the reader waits for room
+	ended   bool
 }
 
 // perShard holds something small for each shard, in pages that are made when
@@ -135,6 +138,7 @@ func (g *grainService) serve(f frame.Stream) error {
 	s.ended = true
 	s.mu.Unlock()
 	s.signal(s.room)
+	s.cancelWaits()
 	return err
 }
 
@@ -292,7 +296,7 @@ func (s *stream) write(read <-chan error) error {
 func (s *stream) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pending == 0 && s.out.len() == 0
+	return s.pending == 0 && len(s.waits) == 0 && s.out.len() == 0
 }
 
 // flush sends what lies in the buffers, in one frame.

@@ -79,6 +79,7 @@ type streamOp struct {
 	deadline time.Time
 	id       uint64
 	bytes    int
+	waits    bool // counts among the waits of its stream
 	in       keyed
 	once     once // nil for reads
 	reset    interface{ Reset() }
@@ -123,6 +124,11 @@ func streamMethodsOf(on func(*handles.Method) *caller) map[string]*streamMethod 
 	add(newStreamMethod[quernv1.CounterServiceCompareAndSetRequest, quernv1.CounterServiceCompareAndSetResponse](of(handles.CounterCompareAndSet)))
 	add(newStreamMethod[quernv1.CounterServiceResetRequest, quernv1.CounterServiceResetResponse](of(handles.CounterReset)))
 	add(newStreamMethod[quernv1.CounterServiceExpireRequest, quernv1.CounterServiceExpireResponse](of(handles.CounterExpire)))
+	add(newStreamMethod[quernv1.LockServiceAcquireRequest, quernv1.LockServiceAcquireResponse](of(handles.LockAcquire)))
+	add(newStreamMethod[quernv1.LockServiceRenewRequest, quernv1.LockServiceRenewResponse](of(handles.LockRenew)))
+	add(newStreamMethod[quernv1.LockServiceReleaseRequest, quernv1.LockServiceReleaseResponse](of(handles.LockRelease)))
+	add(newStreamMethod[quernv1.LockServiceForceReleaseRequest, quernv1.LockServiceForceReleaseResponse](of(handles.LockForceRelease)))
+	add(newStreamMethod[quernv1.LockServiceGetRequest, quernv1.LockServiceGetResponse](of(handles.LockGet)))
 	add(newStreamMethod[quernv1.MapServicePutRequest, quernv1.MapServicePutResponse](of(handles.MapPut)))
 	add(newStreamMethod[quernv1.MapServiceGetRequest, quernv1.MapServiceGetResponse](of(handles.MapGet)))
 	add(newStreamMethod[quernv1.MapServiceDeleteRequest, quernv1.MapServiceDeleteResponse](of(handles.MapDelete)))
@@ -143,11 +149,12 @@ func (s *stream) Operation(in *frame.Operation) error {
 		s.reply(in.ID, len(in.Request), failure.New(failure.UnknownMethod, "this node has no method under the number %d of this stream", in.Method))
 		return nil
 	}
-	if refused := s.grains.gate.enter(); refused != nil {
+	home := s.methods[in.Method]
+	if refused := s.grains.gate.enterAs(home.method.Waits); refused != nil {
 		s.reply(in.ID, len(in.Request), refused)
 		return nil
 	}
-	o, _ := s.methods[in.Method].calls.Get().(*streamOp)
+	o, _ := home.calls.Get().(*streamOp)
 	o.stream, o.id, o.bytes = s, in.ID, len(in.Request)
 	shard, refused := o.prepare(in)
 	if refused != nil {
@@ -157,6 +164,11 @@ func (s *stream) Operation(in *frame.Operation) error {
 	o.deadline = time.Time{}
 	if in.TimeoutMS != 0 {
 		o.deadline = s.now.Add(time.Duration(in.TimeoutMS) * time.Millisecond)
+	}
+	if home.method.Waits {
+		s.submit() // what came before it
+		s.beginWait(o)
+		return nil
 	}
 	s.gather(shard, o)
 	return nil
@@ -206,7 +218,7 @@ func (o *streamOp) Completed(epoch uint64, err error) {
 	} else {
 		o.home.metrics.ok.Inc()
 	}
-	s.grains.gate.leave()
+	s.grains.gate.leaveAs(o.home.method.Waits)
 	o.op.Origin.Epoch = epoch
 	s.mu.Lock()
 	s.origin(&o.op.Origin)
@@ -221,6 +233,10 @@ func (o *streamOp) Completed(epoch uint64, err error) {
 		s.out.replies = frame.AppendFailure(s.out.replies, o.id, e)
 	}
 	bytes := o.bytes
+	if o.waits {
+		s.endWait(o.id)
+		bytes = 0
+	}
 	o.recycle()
 	s.answered(bytes)
 }
@@ -250,7 +266,7 @@ func (s *stream) sealedBytes() (n int) {
 func (o *streamOp) recycle() {
 	o.reset.Reset()
 	o.op.Key, o.op.IdempotencyKey, o.op.Origin, o.op.Session = "", "", handles.Origin{}, handles.Session{}
-	o.stream = nil
+	o.stream, o.waits = nil, false
 	o.home.calls.Put(o)
 }
 

@@ -99,6 +99,14 @@ type faultBackend struct {
 	answers *firstAnswers
 }
 
+// SubmitWait is for locks, which this node does not serve.
+func (b *faultBackend) SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) func() {
+	b.Submit(op, deadline, done)
+	return nil
+}
+
+func (b *faultBackend) EndWaits() { b.runtime.EndWaits() }
+
 func (b *faultBackend) Name() string   { return "node" }
 func (b *faultBackend) Shards() uint32 { return faultShards }
 func (b *faultBackend) Ready() error   { return nil }

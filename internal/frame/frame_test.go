@@ -44,6 +44,11 @@ func (r *requests) Ping(n uint64) error {
 	return nil
 }
 
+func (r *requests) Cancel(id uint64) error {
+	r.m.Cancels = append(r.m.Cancels, id)
+	return nil
+}
+
 func request(tb testing.TB, keyBytes int) ([]byte, *quernv1.GrainServiceStreamRequest) {
 	tb.Helper()
 	add := &quernv1.CounterServiceAddRequest{Key: strings.Repeat("k", keyBytes), Delta: proto.Int64(-3)}
@@ -72,6 +77,10 @@ func request(tb testing.TB, keyBytes int) ([]byte, *quernv1.GrainServiceStreamRe
 		if b, err = frame.AppendOperation(b, op, add); err != nil {
 			tb.Fatal(err)
 		}
+	}
+	want.Cancels = []uint64{1, 1 << 40}
+	for _, id := range want.GetCancels() {
+		b = frame.AppendCancel(b, id)
 	}
 	return frame.AppendPing(b, 5), want
 }

@@ -14,6 +14,7 @@ const (
 	requestOpen       = 3
 	requestOperations = 4
 	requestPing       = 5
+	requestCancels    = 6
 )
 
 // Operation is a StreamOperation; its request is still encoded.
@@ -83,6 +84,11 @@ func AppendOpen(b []byte, shard uint32) []byte {
 // AppendPing asks for a pong.
 func AppendPing(b []byte, n uint64) []byte { return appendUint(b, requestPing, n) }
 
+// AppendCancel gives up an operation that waits.
+func AppendCancel(b []byte, id uint64) []byte {
+	return protowire.AppendVarint(appendTag(b, requestCancels, protowire.VarintType), id)
+}
+
 // Requests takes the parts of a client's frame. An error ends the reading.
 type Requests interface {
 	Method(ref uint32, procedure string) error
@@ -91,25 +97,76 @@ type Requests interface {
 	// Operation may keep what o.Request points to, but not o.
 	Operation(o *Operation) error
 	Ping(n uint64) error
+	// Cancel comes after all operations of the frame.
+	Cancel(id uint64) error
 }
 
 // ReadRequest reads a client's frame. What does not decode is found before the
 // first operation is handed out, but for the inside of an operation.
 func ReadRequest(b []byte, v Requests) error {
-	operations := 0
+	operations, cancels := 0, 0
 	c := cursor{rest: b}
 	for c.next() {
-		if c.tag == requestOperations<<3|message {
+		switch c.tag {
+		case requestOperations<<3 | message:
 			operations++
-		} else if err := readPart(&c, v); err != nil {
+		case requestCancels<<3 | varint, requestCancels<<3 | message:
+			cancels++
+		default:
+			if err := readPart(&c, v); err != nil {
+				return err
+			}
+		}
+	}
+	if c.err != nil {
+		return c.err
+	}
+	if operations > 0 {
+		if err := readOperations(b, v); err != nil {
 			return err
 		}
 	}
-	if c.err != nil || operations == 0 {
-		return c.err
+	if cancels > 0 {
+		return readCancels(b, v)
 	}
+	return nil
+}
+
+//nolint:wrapcheck // what the visitor returns is its own
+func readCancels(b []byte, v Requests) error {
+	for c := (cursor{rest: b}); c.next(); {
+		switch c.tag {
+		case requestCancels<<3 | varint:
+			if err := v.Cancel(c.number); err != nil {
+				return err
+			}
+		case requestCancels<<3 | message: // packed
+			if err := eachVarint(c.value, "a list of operations", v.Cancel); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// eachVarint hands out the numbers of a packed list.
+func eachVarint(list []byte, what string, take func(uint64) error) error {
+	for len(list) > 0 {
+		number, n := protowire.ConsumeVarint(list)
+		if n < 0 {
+			return malformed(what, protowire.ParseError(n))
+		}
+		if err := take(number); err != nil {
+			return err
+		}
+		list = list[n:]
+	}
+	return nil
+}
+
+func readOperations(b []byte, v Requests) error {
 	var o Operation
-	for c = (cursor{rest: b}); c.next(); {
+	for c := (cursor{rest: b}); c.next(); {
 		if c.tag != requestOperations<<3|message {
 			continue
 		}
@@ -141,16 +198,9 @@ func readPart(c *cursor, v Requests) error {
 	case requestOpen<<3 | varint:
 		return v.Open(uint32(c.number)) //nolint:gosec // as package proto decodes it
 	case requestOpen<<3 | message: // packed
-		for list := c.value; len(list) > 0; {
-			shard, n := protowire.ConsumeVarint(list)
-			if n < 0 {
-				return malformed("a list of shards", protowire.ParseError(n))
-			}
-			if err := v.Open(uint32(shard)); err != nil { //nolint:gosec // as package proto decodes it
-				return err
-			}
-			list = list[n:]
-		}
+		return eachVarint(c.value, "a list of shards", func(shard uint64) error {
+			return v.Open(uint32(shard)) //nolint:gosec // as package proto decodes it
+		})
 	case requestPing<<3 | varint:
 		return v.Ping(c.number)
 	}

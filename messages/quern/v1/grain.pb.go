@@ -35,7 +35,10 @@ type GrainServiceStreamRequest struct {
 	OpenSessions []uint32           `protobuf:"varint,3,rep,packed,name=open_sessions,json=openSessions,proto3" json:"open_sessions,omitempty"`
 	Operations   []*StreamOperation `protobuf:"bytes,4,rep,name=operations,proto3" json:"operations,omitempty"`
 	// Not zero: is answered by a frame with the same `pong`.
-	Ping          uint64 `protobuf:"varint,5,opt,name=ping,proto3" json:"ping,omitempty"`
+	Ping uint64 `protobuf:"varint,5,opt,name=ping,proto3" json:"ping,omitempty"`
+	// The ids of operations that wait, such as for a lock, and whose client gives
+	// up. They are answered with CANCELED, unless their answer was there before.
+	Cancels       []uint64 `protobuf:"varint,6,rep,packed,name=cancels,proto3" json:"cancels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -103,6 +106,13 @@ func (x *GrainServiceStreamRequest) GetPing() uint64 {
 		return x.Ping
 	}
 	return 0
+}
+
+func (x *GrainServiceStreamRequest) GetCancels() []uint64 {
+	if x != nil {
+		return x.Cancels
+	}
+	return nil
 }
 
 // StreamMethod gives a number to a method.
@@ -689,7 +699,7 @@ var File_quern_v1_grain_proto protoreflect.FileDescriptor
 
 const file_quern_v1_grain_proto_rawDesc = "" +
 	"\n" +
-	"\x14quern/v1/grain.proto\x12\bquern.v1\"\xf6\x01\n" +
+	"\x14quern/v1/grain.proto\x12\bquern.v1\"\x90\x02\n" +
 	"\x19GrainServiceStreamRequest\x120\n" +
 	"\amethods\x18\x01 \x03(\v2\x16.quern.v1.StreamMethodR\amethods\x123\n" +
 	"\bsessions\x18\x02 \x03(\v2\x17.quern.v1.StreamSessionR\bsessions\x12#\n" +
@@ -697,7 +707,8 @@ const file_quern_v1_grain_proto_rawDesc = "" +
 	"\n" +
 	"operations\x18\x04 \x03(\v2\x19.quern.v1.StreamOperationR\n" +
 	"operations\x12\x12\n" +
-	"\x04ping\x18\x05 \x01(\x04R\x04ping\">\n" +
+	"\x04ping\x18\x05 \x01(\x04R\x04ping\x12\x18\n" +
+	"\acancels\x18\x06 \x03(\x04R\acancels\">\n" +
 	"\fStreamMethod\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\rR\x03ref\x12\x1c\n" +
 	"\tprocedure\x18\x02 \x01(\tR\tprocedure\"x\n" +

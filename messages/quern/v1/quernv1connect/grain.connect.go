@@ -45,7 +45,8 @@ type GrainServiceClient interface {
 	//
 	// A client has at most `hello.window` operations unanswered, and 1,024 while
 	// it does not know the window; one that ignores it loses its stream with
-	// OVERLOADED. The node stops reading while it is crowded or the
+	// OVERLOADED. LockService.Acquire does not count; up to 65,536 of it may
+	// wait, and are given up with the stream. The node stops reading while it is crowded or the
 	// answers pile up, and ends a stream whose answers are not read. A frame that
 	// does not decode ends its stream with INVALID_FIELD. What was begun before
 	// is still carried out in each case.
@@ -90,7 +91,8 @@ type GrainServiceHandler interface {
 	//
 	// A client has at most `hello.window` operations unanswered, and 1,024 while
 	// it does not know the window; one that ignores it loses its stream with
-	// OVERLOADED. The node stops reading while it is crowded or the
+	// OVERLOADED. LockService.Acquire does not count; up to 65,536 of it may
+	// wait, and are given up with the stream. The node stops reading while it is crowded or the
 	// answers pile up, and ends a stream whose answers are not read. A frame that
 	// does not decode ends its stream with INVALID_FIELD. What was begun before
 	// is still carried out in each case.

@@ -1,0 +1,364 @@
+package actors
+
+import (
+	"cmp"
+	"container/heap"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quern-io/quern/failure"
+)
+
+// parkedCalls is what a shard knows of its calls that wait for a wake-up.
+type parkedCalls struct {
+	n   int
+	seq uint64 // of the last one
+	// late holds those that nobody else watches, by their deadlines.
+	late deadlines
+	// next is the first deadline, in Unix nanoseconds; 0 is none. The sweeper
+	// reads it.
+	next atomic.Int64
+}
+
+// waiters are the calls that are parked at a grain under one name.
+type waiters struct {
+	name  string
+	calls []*call // those that were not woken
+	n     int     // those, and the woken ones that have not run again
+}
+
+// parking is a call's place among them.
+type parking struct {
+	call       *call
+	grain      *grain
+	group      *waiters
+	activation uint64
+	seq        uint64
+	place      int // in group.calls; -1 once it was woken
+	late       int // in the heap; -1 where it is not there
+}
+
+// Ticket gives up an operation that may wait. The shard undoes what the
+// operation has left behind, and completes it with CANCELED, unless its answer
+// was there before.
+type Ticket struct {
+	shard  *shard
+	given  atomic.Bool
+	parked *call // belongs to the shard's turn
+}
+
+// Cancel gives up. It may be called at any time, more than once, and on nil.
+func (t *Ticket) Cancel() {
+	if t != nil && !t.given.Swap(true) {
+		t.shard.box.post(func() { t.shard.giveUp(t) })
+	}
+}
+
+// giveUp ends a parked call whose caller has gone. One that had no turn yet, or
+// was woken, sees it for itself.
+func (s *shard) giveUp(t *Ticket) {
+	if t.parked != nil {
+		s.endParked(t.parked, errGivenUp)
+	}
+}
+
+// mayPark reports whether err is no failure but a wait, which only a kind that
+// can undo it may ask for. A due turn and an item of a column have nobody who
+// could wait.
+func (s *shard) mayPark(g *grain, c *call, command proto.Message, err error) bool {
+	_, parks := err.(Parked) //nolint:errorlint // handlers return it bare
+	_, cancels := g.state.(Canceler)
+	return parks && cancels && command != nil && c.column == nil
+}
+
+var errLate = failure.New(failure.DeadlineExceeded, "the deadline passed while the operation waited; it was given back")
+
+// parkedTurn ends a turn whose call has to wait.
+func (s *shard) parkedTurn(g *grain, c *call, name string, before int, changed, resumed bool) {
+	if refused := s.parkRefusal(resumed); refused != nil {
+		s.undo(g)
+		c.complete(refused)
+		return
+	}
+	c.wrote = true
+	if changed {
+		s.markChanged(g, before)
+	}
+	s.wakeUp(g)
+	s.park(g, c, name)
+}
+
+func (s *shard) parkRefusal(resumed bool) error {
+	switch {
+	case s.drained != nil, s.rt.noWaits.Load():
+		return errStopping
+	case !resumed && s.rt.parked.Load() >= int64(s.rt.cfg.ParkLimit):
+		s.counts.overloaded.Add(1)
+		return errParkFull
+	default:
+		return nil
+	}
+}
+
+func (s *shard) park(g *grain, c *call, name string) {
+	x := g.extras()
+	w := x.waiters[name]
+	if w == nil {
+		if x.waiters == nil {
+			x.waiters = make(map[string]*waiters)
+		}
+		w = &waiters{name: name}
+		x.waiters[name] = w
+	}
+	s.parked.seq++
+	c.parking = &parking{
+		call: c, grain: g, group: w, activation: s.activation, seq: s.parked.seq, place: len(w.calls), late: -1,
+	}
+	c.client = nil // looked for again by its next turn
+	w.calls = append(w.calls, c)
+	w.n++
+	s.parked.n++
+	s.rt.parked.Add(1)
+	if c.ticket != nil {
+		c.ticket.parked = c
+	}
+	if c.done != nil && c.deadline != 0 {
+		heap.Push(&s.parked.late, c.parking)
+		s.showLate()
+	}
+}
+
+// leave takes a parked call out of the list, because it was woken or ends.
+func (s *shard) leave(c *call) {
+	p := c.parking
+	w := p.group
+	last := len(w.calls) - 1
+	moved := w.calls[last]
+	w.calls[p.place], moved.parking.place = moved, p.place
+	w.calls[last] = nil
+	w.calls = w.calls[:last]
+	p.place = -1
+	s.left(c)
+}
+
+// left follows a call that is in no list any more.
+func (s *shard) left(c *call) {
+	s.parked.n--
+	s.rt.parked.Add(-1)
+	if c.ticket != nil {
+		c.ticket.parked = nil
+	}
+	if p := c.parking; p.late >= 0 {
+		heap.Remove(&s.parked.late, p.late)
+		s.showLate()
+	}
+}
+
+// depart ends a call's membership in its group, and reports whether it was the
+// last. The call is in no list.
+func (c *call) depart() (last bool) {
+	p := c.parking
+	c.parking = nil
+	p.group.n--
+	if p.group.n > 0 {
+		return false
+	}
+	if x := p.grain.extra; x != nil && x.waiters[p.group.name] == p.group {
+		delete(x.waiters, p.group.name)
+		p.grain.tidy()
+	}
+	return true
+}
+
+// wakeUp lets the calls run again that the last turn has woken.
+func (s *shard) wakeUp(g *grain) {
+	for i, name := range s.woken {
+		s.woken[i] = ""
+		if g.extra == nil || g.extra.waiters[name] == nil {
+			continue
+		}
+		w := g.extra.waiters[name]
+		for _, c := range w.calls {
+			c.parking.place = -1
+			s.left(c)
+			c.grain = g
+			g.extra.released++
+			s.box.ready.push(c)
+		}
+		w.calls = nil
+	}
+	s.woken = s.woken[:0]
+}
+
+// comeBack begins the next turn of a call that was parked. It reports whether
+// the call goes on as one that was woken, or has ended here since nobody waits
+// for it any more. After a reload it is a call like any other.
+func (s *shard) comeBack(g *grain, c *call) (resumed, ended bool) {
+	p := c.parking
+	resumed = p.activation == s.activation && p.grain == g
+	last := c.depart()
+	var err error
+	switch {
+	case c.givenUp():
+		err = errGivenUp
+	case c.done != nil && c.deadline != 0 && c.deadline <= time.Now().UnixNano():
+		err = errLate
+	default:
+		return resumed, false
+	}
+	if resumed && last {
+		s.cancel(g, c)
+	}
+	c.complete(err)
+	return resumed, true
+}
+
+// endParked ends a call that is parked, and gives back what it has asked for.
+func (s *shard) endParked(c *call, err error) {
+	g := c.parking.grain
+	c.epoch = s.epoch.Load()
+	if broken := s.expire(g, c); broken != nil {
+		s.rt.log.Warn("due turn failed", slog.Any("shard", s.id), slog.Any("err", broken))
+	}
+	if c.parking.place < 0 {
+		return // woken just now: its own turn comes
+	}
+	s.leave(c)
+	if c.depart() {
+		s.cancel(g, c)
+	}
+	c.complete(err)
+}
+
+// cancel runs the turn that undoes what a call has left in the state.
+func (s *shard) cancel(g *grain, c *call) {
+	canceler, ok := g.state.(Canceler)
+	if !ok {
+		return
+	}
+	before := g.size()
+	g.begin()
+	defer func() {
+		if reason := recover(); reason != nil {
+			s.undo(g)
+			s.counts.panics.Add(1)
+			s.rt.log.Error("cancel panicked", slog.String("kind", g.kind.kind.Name()), slog.Any("shard", s.id),
+				slog.Any("panic", reason), slog.String("stack", string(debug.Stack())))
+		}
+	}()
+	s.turnArg.key = g.key
+	if canceler.Cancel(&s.turnArg, c.command) {
+		s.markChanged(g, before)
+	}
+	s.wakeUp(g)
+}
+
+// failWaiters answers the calls that are parked at a grain with err.
+func (s *shard) failWaiters(g *grain, err error) {
+	if g.extra == nil {
+		return
+	}
+	for _, w := range g.extra.waiters {
+		for len(w.calls) > 0 {
+			c := w.calls[len(w.calls)-1]
+			s.leave(c)
+			c.complete(err)
+		}
+	}
+}
+
+// failParked answers all parked calls with err. Their places stay.
+func (s *shard) failParked(err error) {
+	if s.parked.n == 0 {
+		return
+	}
+	for _, k := range s.kinds {
+		for _, g := range k.grains {
+			s.failWaiters(g, err)
+		}
+	}
+}
+
+// holdParked makes the parked calls new ones for the next activation, in the
+// order in which they came.
+func (s *shard) holdParked() {
+	var calls []*call
+	for _, k := range s.kinds {
+		if s.parked.n == 0 {
+			break
+		}
+		for _, g := range k.grains {
+			if g.extra == nil {
+				continue
+			}
+			for _, w := range g.extra.waiters {
+				for len(w.calls) > 0 {
+					c := w.calls[len(w.calls)-1]
+					s.leave(c)
+					calls = append(calls, c)
+				}
+			}
+		}
+	}
+	slices.SortFunc(calls, func(a, b *call) int { return cmp.Compare(a.parking.seq, b.parking.seq) })
+	for _, c := range calls {
+		c.depart()
+		c.wrote = false
+		s.wait(&s.held, c)
+	}
+}
+
+// endLate ends the calls whose deadline has passed while they were parked.
+func (s *shard) endLate() {
+	now := time.Now().UnixNano()
+	for len(s.parked.late) > 0 && s.parked.late[0].call.deadline <= now {
+		s.endParked(s.parked.late[0].call, errLate)
+	}
+	s.showLate()
+}
+
+func (s *shard) showLate() {
+	next := int64(0)
+	if len(s.parked.late) > 0 {
+		next = s.parked.late[0].call.deadline
+	}
+	s.parked.next.Store(next)
+}
+
+// deadlines is a heap of parked calls by their deadlines.
+type deadlines []*parking
+
+// Len implements heap.Interface.
+func (h *deadlines) Len() int { return len(*h) }
+
+// Less implements heap.Interface.
+func (h *deadlines) Less(i, j int) bool { return (*h)[i].call.deadline < (*h)[j].call.deadline }
+
+// Swap implements heap.Interface.
+func (h *deadlines) Swap(i, j int) {
+	a, b := (*h)[j], (*h)[i]
+	(*h)[i], (*h)[j] = a, b
+	a.late, b.late = i, j
+}
+
+// Push implements heap.Interface.
+func (h *deadlines) Push(x any) {
+	p, _ := x.(*parking)
+	p.late = len(*h)
+	*h = append(*h, p)
+}
+
+// Pop implements heap.Interface.
+func (h *deadlines) Pop() any {
+	last := len(*h) - 1
+	p := (*h)[last]
+	(*h)[last] = nil
+	p.late = -1
+	*h = (*h)[:last]
+	return p
+}

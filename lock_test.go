@@ -1,0 +1,305 @@
+package quern_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/quern-io/quern"
+	"github.com/quern-io/quern/client"
+	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
+)
+
+// lockNode is a node with clients on every way in.
+func lockNode(t *testing.T, cfg quern.Config) (*quern.Node, map[string]func(key string) quern.Lock) {
+	t.Helper()
+	cfg.Listen, cfg.HTTP = "127.0.0.1:0", "127.0.0.1:0"
+	node, err := quern.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = node.Close(context.Background()) })
+	ways := map[string]func(string) quern.Lock{"node": node.Lock}
+	for name, o := range map[string]client.Options{"stream": {}, "unary": {Unary: true}} {
+		ways[name] = lockClient(t, node, o).Lock
+	}
+	return node, ways
+}
+
+func lockClient(t *testing.T, node *quern.Node, o client.Options) *client.Client {
+	t.Helper()
+	c, err := client.DialWith(t.Context(), node.GRPCAddr(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// queued waits until so many wait for a lock.
+func queued(t *testing.T, l quern.Lock, n int) {
+	t.Helper()
+	for {
+		info, err := l.Get(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Waiters == n {
+			return
+		}
+	}
+}
+
+// TestLockOnEveryWay lets each way in wait for each other one.
+func TestLockOnEveryWay(t *testing.T) {
+	t.Parallel()
+	node, ways := lockNode(t, quern.Config{DataDir: t.TempDir()})
+	last := uint64(0)
+	for holder, hold := range ways {
+		for waiter, wait := range ways {
+			lease, err := hold("k").Acquire(t.Context(), quern.LockOptions{TTL: time.Minute})
+			if err != nil || lease.Token() <= last {
+				t.Fatalf("%s: %v after %d", holder, err, last)
+			}
+			last = lease.Token()
+			if _, err := wait("k").Try(t.Context(), quern.LockOptions{}); !errors.Is(err, failure.ConditionFailed) {
+				t.Errorf("%s tries while %s holds: %v", waiter, holder, err)
+			}
+			var next *quern.Lease
+			got := make(chan error, 1)
+			go func() {
+				var err error
+				next, err = wait("k").Acquire(t.Context(), quern.LockOptions{TTL: time.Minute})
+				got <- err
+			}()
+			queued(t, node.Lock("k"), 1)
+			if err := lease.Release(t.Context()); err != nil {
+				t.Errorf("%s releases: %v", holder, err)
+			}
+			if err := <-got; err != nil || next.Token() <= last {
+				t.Fatalf("%s after %s: %v", waiter, holder, err)
+			}
+			last = next.Token()
+			if err := hold("k").Release(t.Context(), lease.Token()); !errors.Is(err, failure.NotHolder) {
+				t.Errorf("%s releases twice: %v", holder, err)
+			}
+			if err := next.Release(t.Context()); err != nil {
+				t.Errorf("%s releases: %v", waiter, err)
+			}
+		}
+	}
+}
+
+// TestGivenUpWaitLeavesTheQueue on every way in, at once: by the end of its
+// context and by the end of its connection.
+func TestGivenUpWaitLeavesTheQueue(t *testing.T) {
+	t.Parallel()
+	node, ways := lockNode(t, quern.Config{Store: quern.StoreMemory})
+	token, err := node.Lock("k").Grant(t.Context(), quern.LockOptions{Owner: "holder", TTL: time.Hour})
+	if err != nil || !token.Held {
+		t.Fatal(err)
+	}
+	for name, way := range ways {
+		ctx, cancel := context.WithCancel(t.Context())
+		got := make(chan error, 1)
+		go func() {
+			_, err := way("k").Grant(ctx, quern.LockOptions{Owner: name, TTL: time.Hour})
+			got <- err
+		}()
+		queued(t, node.Lock("k"), 1)
+		cancel()
+		if err := <-got; !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", name, err)
+		}
+		queued(t, node.Lock("k"), 0)
+	}
+	for name, o := range map[string]client.Options{"stream": {}, "unary": {Unary: true}} {
+		c := lockClient(t, node, o)
+		got := make(chan error, 1)
+		go func() {
+			_, err := c.Lock("k").Grant(context.Background(), quern.LockOptions{Owner: name, TTL: time.Hour})
+			got <- err
+		}()
+		queued(t, node.Lock("k"), 1)
+		if err := c.Close(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := <-got; err == nil {
+			t.Errorf("%s: had the lock", name)
+		}
+		queued(t, node.Lock("k"), 0)
+	}
+}
+
+// TestWaitersLeaveTheWindowAlone: more of them than a stream's window wait, and
+// the holder, on the same stream, can still renew and release.
+func TestWaitersLeaveTheWindowAlone(t *testing.T) {
+	t.Parallel()
+	const n = 6000
+	node, _ := lockNode(t, quern.Config{Store: quern.StoreMemory})
+	c := lockClient(t, node, client.Options{})
+	lease, err := c.Lock("k").Acquire(t.Context(), quern.LockOptions{TTL: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	var had, order atomic.Int64
+	for range n {
+		all.Go(func() {
+			lease, err := c.Lock("k").Acquire(t.Context(), quern.LockOptions{TTL: time.Minute})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if had.Add(1) != 1 {
+				t.Error("two hold the lock")
+			}
+			order.Add(1)
+			had.Add(-1)
+			if err := lease.Release(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	queued(t, node.Lock("k"), n)
+	if err := c.Lock("k").Renew(t.Context(), lease.Token(), time.Minute); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Counter("k").Add(t.Context(), 1); err != nil {
+		t.Error(err)
+	}
+	if err := lease.Release(t.Context()); err != nil {
+		t.Error(err)
+	}
+	all.Wait()
+	if order.Load() != n {
+		t.Errorf("%d of %d had the lock", order.Load(), n)
+	}
+}
+
+// TestWaitersWhenTheNodeStops are told, and a stop does not wait for them.
+func TestWaitersWhenTheNodeStops(t *testing.T) {
+	t.Parallel()
+	node, ways := lockNode(t, quern.Config{DataDir: t.TempDir()})
+	if _, err := node.Lock("k").Grant(t.Context(), quern.LockOptions{Owner: "holder", TTL: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, len(ways))
+	for name, way := range ways {
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			_, err := way("k").Grant(ctx, quern.LockOptions{Owner: name, TTL: time.Hour})
+			got <- err
+		}()
+	}
+	queued(t, node.Lock("k"), len(ways))
+	began := time.Now()
+	if err := node.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the stop took %v", took)
+	}
+	for range ways {
+		if err := <-got; err == nil {
+			t.Error("one had the lock")
+		}
+	}
+}
+
+// TestLockOverHTTP waits longer than a request may take to arrive.
+func TestLockOverHTTP(t *testing.T) {
+	t.Parallel()
+	node, _ := lockNode(t, quern.Config{Store: quern.StoreMemory})
+	token, err := node.Lock("k").Grant(t.Context(), quern.LockOptions{Owner: "holder", TTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 1)
+	go func() {
+		got <- post(t, node, "LockService/Acquire", `{"key":"k","owner":"me","ttl":"60s","wait":"60s"}`)
+	}()
+	queued(t, node.Lock("k"), 1)
+	if err := node.Lock("k").Release(t.Context(), token.Token); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"held":true,"token":"` + strconv.FormatUint(token.Token+1, 10) + `","owner":"me","ttl":"60s","waiters":0,"position":0}`
+	if text := <-got; text != want {
+		t.Errorf("got  %s\nwant %s", text, want)
+	}
+	if text := post(t, node, "LockService/Release", `{"key":"k","token":"7"}`); !strings.Contains(text, "NOT_HOLDER") {
+		t.Error(text)
+	}
+}
+
+func post(t *testing.T, node *quern.Node, method, body string) string {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+node.HTTPAddr()+"/quern.v1."+method, strings.NewReader(body))
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(text)
+}
+
+// TestLockSurvivesARestart: owner, token and queue order, and a lease that is
+// not shorter.
+func TestLockSurvivesARestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	node, _ := lockNode(t, quern.Config{DataDir: dir})
+	held, err := node.Lock("k").Grant(t.Context(), quern.LockOptions{Owner: "holder", TTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		go func() {
+			_, _ = node.Lock("k").Grant(context.Background(), handles.LockOptions{Owner: strconv.Itoa(i), TTL: time.Hour})
+		}()
+		queued(t, node.Lock("k"), i+1)
+	}
+	if err := node.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	node, _ = lockNode(t, quern.Config{DataDir: dir})
+	info, err := node.Lock("k").Get(t.Context())
+	if err != nil || info.Holds != 1 || len(info.Queue) != 3 {
+		t.Fatalf("%+v, %v", info, err)
+	}
+	h := info.Holders[0]
+	if h.Owner != "holder" || h.Token != held.Token || h.TTL < 59*time.Minute {
+		t.Errorf("%+v", h)
+	}
+	for i, owner := range info.Queue {
+		if owner != strconv.Itoa(i) {
+			t.Errorf("queue %q", info.Queue)
+		}
+	}
+	if err := node.Lock("k").Release(t.Context(), held.Token); err != nil {
+		t.Fatal(err)
+	}
+	again, err := node.Lock("k").Grant(t.Context(), quern.LockOptions{Owner: "0", TTL: time.Hour})
+	if err != nil || !again.Held || again.Token <= held.Token {
+		t.Errorf("%+v, %v", again, err)
+	}
+}
