@@ -85,8 +85,11 @@ func (g *generator) report(state func() Progress) (stop func()) {
 
 // prepare reads every key, and gives one to those that need a value.
 func (g *generator) prepare(ctx context.Context) error {
-	if g.entries != nil {
+	switch {
+	case g.entries != nil:
 		return g.prepareEntries(ctx)
+	case g.locks != nil:
+		return g.prepareLocks(ctx)
 	}
 	if g.cfg.workload.fresh {
 		v, err := g.read(ctx, 0, patienceBefore)
@@ -129,8 +132,11 @@ func (g *generator) fill(ctx context.Context, k int) error {
 // verify reads every key back, compares, and lets those expire that were empty
 // before the run.
 func (g *generator) verify(ctx context.Context) (t tally, unread int, err error) {
-	if g.entries != nil {
+	switch {
+	case g.entries != nil:
 		return g.verifyEntries(ctx)
+	case g.locks != nil:
+		return g.verifyLocks(ctx)
 	}
 	n := g.used()
 	after, read := make([]int64, n), make([]bool, n)

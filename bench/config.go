@@ -178,6 +178,8 @@ func (c *Config) validateRounds() error {
 		return fmt.Errorf("%w: %d workers with %d operations each are more than %d", ErrConfig, c.Concurrency, c.Pipeline, maxUnderWay)
 	case c.workload.columns && c.Keys < c.Pipeline:
 		return fmt.Errorf("%w: keys %d, but %s takes %d different ones in a call (its pipeline)", ErrConfig, c.Keys, c.Workload, c.Pipeline)
+	case c.workload.locks && (c.Pipeline > 1 || c.Processes > 1):
+		return fmt.Errorf("%w: %s is checked in the memory of one process, which sends one operation at a time", ErrConfig, c.Workload)
 	case c.Pipeline > 1 && !c.workload.columns && !c.batches():
 		return fmt.Errorf("%w: pipeline %d, but the target takes one operation at a time", ErrConfig, c.Pipeline)
 	case c.Processes < 1 || c.Processes > MaxProcesses:

@@ -56,5 +56,12 @@
 // that was lost, a key with a value that has no business to be there as one
 // that was doubled. In map-get version and value of every key must stay.
 //
+// In lock-cycle and lock-contended an operation is a lock that is taken and given
+// back; they run in one process, whose memory is the witness. Whoever is granted
+// a lock writes itself in, and out before it sends the release: two at one time,
+// or a token that is not above all earlier ones, is a violation. A lock that is
+// held after the load though its release was acknowledged counts as lost, one
+// that somebody else holds or waits for as doubled.
+//
 // Keys that had no value before the run expire an hour after it.
 package bench

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,7 @@ type generator struct {
 	ledger   *ledger
 	entries  *entryLedger // of map entries; nil where the keys are counters
 	payloads payloads
+	locks    *lockLedger // nil where the keys are no locks
 	broken   *violations
 	series   *series
 	workers  []*worker
@@ -63,6 +65,9 @@ func newGenerator(cfg *Config) *generator {
 	if cfg.workload.entries != noEntries {
 		g.entries, g.payloads = newEntryLedger(cfg.Keys), newPayloads(cfg.Run, cfg.Payload)
 	}
+	if cfg.workload.locks {
+		g.locks = newLockLedger(cfg.Keys)
+	}
 	if cfg.Rate > 0 {
 		g.schedule = newSchedule(cfg.Rate/float64(cfg.Pipeline), cfg.Duration, cfg.pace, g.stop)
 	}
@@ -84,10 +89,14 @@ func (g *generator) hire() {
 			ledger:   g.ledger,
 			broken:   g.broken,
 			random:   rand.NewPCG(cfg.Seed, uint64(cfg.share.before+i)), //nolint:gosec // at most maxConcurrency
+			locks:    g.locks,
 			recorder: newRecorder(g.series),
 			replies:  &replies{limit: maxReplyBytes / max(cfg.share.all, cfg.Concurrency), last: first},
 		}
 		w.sender = handles.NewBatch(w.target)
+		if cfg.workload.locks {
+			w.ownerPrefix = g.ownerPrefix() + strconv.Itoa(i) + ":"
+		}
 		if cfg.workload.columns {
 			w.columns = newColumns(cfg.Pipeline, one)
 		}
@@ -213,6 +222,9 @@ func retryAfter(err error) time.Duration {
 
 // made says whether this run gave key k its first value.
 func (g *generator) made(k int) bool {
+	if g.locks != nil {
+		return false // nothing is left of a free lock
+	}
 	if g.entries != nil {
 		return g.entries.accounts[k].made
 	}

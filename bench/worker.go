@@ -25,6 +25,10 @@ type worker struct {
 	sender  *handles.Batch
 	columns *columns
 	entries *entries
+	locks   *lockLedger
+	// owner counts the owners of locks that the worker has been.
+	owner       int64
+	ownerPrefix string
 	// failures of the last round.
 	failures []failures
 }
@@ -53,6 +57,8 @@ func (g *generator) round() round {
 	switch {
 	case g.cfg.workload.columns:
 		return g.column
+	case g.cfg.workload.locks:
+		return g.cycle
 	case g.cfg.workload.entries != noEntries && g.cfg.Pipeline > 1:
 		return g.manyEntries
 	case g.cfg.workload.entries != noEntries:

@@ -26,8 +26,10 @@ type workload struct {
 	columns bool
 	// entries is what is done to map entries, where it is not counters.
 	entries entryWork
+	// locks makes an operation the taking and giving back of a lock.
+	locks bool
 	// next chooses what a worker does to its next counter; nil with columns
-	// and entries.
+	// and entries, and of locks.
 	next func(w *worker) *action
 }
 
@@ -46,6 +48,8 @@ var workloads = map[string]*workload{
 	"counter-mixed":   {help: "90 % reads, 10 % adds", keys: defaultKeys, next: mixed},
 	"counter-hot":     {help: "adds 1 to one key that all share", keys: 1, oneKey: true, next: always(addHot)},
 	"counter-columns": {help: "adds 1 to each of many different keys in one call", keys: defaultKeys, pipeline: defaultColumns, columns: true},
+	"lock-contended":  {help: "takes and gives back one lock that all wait for", keys: 1, locks: true},
+	"lock-cycle":      {help: "takes a lock and gives it back", keys: defaultKeys, locks: true},
 	"map-get":         {help: "reads a map entry whose value is known", keys: defaultKeys, entries: getEntries},
 	"map-put":         {help: "sets a map entry to a new value", keys: defaultKeys, entries: putEntries},
 	"spawn":           {help: "adds 1 to a key that nobody used before", keys: defaultFresh, fresh: true, next: always(addFirst)},

@@ -30,7 +30,7 @@ const embeddedTarget = bench.Embedded
 type benchRunCommand struct {
 	Target      string        `default:"127.0.0.1:7411" env:"QUERN_ADDR" placeholder:"ADDR|embedded" help:"Node to measure, or embedded for one in this process."`
 	Store       string        `placeholder:"STORE" help:"Store of an embedded target, memory or embedded (default memory; embedded uses a temporary folder)."`
-	Workload    string        `default:"counter-add" placeholder:"NAME" help:"counter-add, counter-get, counter-mixed, counter-hot, counter-columns, map-put, map-get or spawn."`
+	Workload    string        `default:"counter-add" placeholder:"NAME" help:"counter-add, counter-get, counter-mixed, counter-hot, counter-columns, lock-cycle, lock-contended, map-put, map-get or spawn."`
 	Duration    time.Duration `default:"10s" help:"How long the load lasts."`
 	Concurrency int           `default:"64" placeholder:"N" help:"Workers: each sends, waits and sends again."`
 	Pipeline    *int          `placeholder:"N" help:"Operations that a worker sends together (default 1; counter-columns 1000 keys in a call)."`
