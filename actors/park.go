@@ -85,3 +85,11 @@ func (o TestTurn) Turn() *Turn {
 	}
 	return t
 }
+
+// WithNext returns the turn with other numbers, for testing a kind that wraps
+// another.
+func (t *Turn) WithNext(next func() uint64) *Turn {
+	other := *t
+	other.next = next
+	return &other
+}

@@ -30,6 +30,7 @@ const faultShards = 4
 // notice can be seen to. A nil one breaks nothing.
 type breaks struct {
 	store   func(actors.Store) actors.Store
+	kind    func(actors.Kind) actors.Kind
 	backend func(server.Backend) server.Backend
 	// inFlight is how many operations the node takes at once; 0 is many.
 	inFlight int
@@ -61,7 +62,13 @@ func startNode(ctx context.Context, disk vfs.FS, b breaks, answers *firstAnswers
 		n.store = b.store(n.store)
 	}
 	var err error
-	n.runtime, err = actors.New(actors.Config{Store: n.store, Kinds: []actors.Kind{grains.Counter{}}, ResidentLimit: 8 * faultShards})
+	kinds := []actors.Kind{grains.Counter{}, grains.Lock{}, grains.Map{}}
+	if b.kind != nil {
+		for i, k := range kinds {
+			kinds[i] = b.kind(k)
+		}
+	}
+	n.runtime, err = actors.New(actors.Config{Store: n.store, Kinds: kinds, ResidentLimit: 8 * faultShards})
 	if err != nil {
 		return nil, err
 	}
@@ -99,10 +106,8 @@ type faultBackend struct {
 	answers *firstAnswers
 }
 
-// SubmitWait is for locks, which this node does not serve.
 func (b *faultBackend) SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) func() {
-	b.Submit(op, deadline, done)
-	return nil
+	return b.submit(op, deadline, done).Cancel
 }
 
 func (b *faultBackend) EndWaits() { b.runtime.EndWaits() }
@@ -128,9 +133,13 @@ func (b *faultBackend) Submit(op *handles.Operation, deadline time.Time, done ha
 		b.submitMany(op, deadline, done)
 		return
 	}
+	b.submit(op, deadline, done)
+}
+
+func (b *faultBackend) submit(op *handles.Operation, deadline time.Time, done handles.Completer) *actors.Ticket {
 	shard := keyspace.Shard(op.Key, faultShards)
 	op.Origin = handles.Origin{Node: b.Name(), Shard: shard}
-	b.runtime.Submit(shard, &actors.Operation{
+	return b.runtime.Submit(shard, &actors.Operation{
 		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
 		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session),
 		Command: op.Request, Reply: op.Reply,

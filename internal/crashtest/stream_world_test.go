@@ -58,13 +58,26 @@ type world struct {
 	callers callers
 	clients [worldClients]atomic.Pointer[client.Client]
 	stats   client.Stats // of the clients that are closed; the controller's
+	// load is what the clients do; nil for adds that the ledger checks.
+	load workload
+}
+
+// workload is what the clients of a world do, and what is said of it in the end.
+type workload interface {
+	work(i int, r *rand.Rand)
+	check() (wrong []string)
 }
 
 func newWorld(t *testing.T, seed uint64, r trouble, b breaks) *world {
 	t.Helper()
+	return newWorldOn(t, faultstream.New(seed, faultstream.Rough()), seed, r, b)
+}
+
+func newWorldOn(t *testing.T, net *faultstream.Network, seed uint64, r trouble, b breaks) *world {
+	t.Helper()
 	w := &world{
 		t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 0)), trouble: r, breaks: b,
-		net: faultstream.New(seed, faultstream.Rough()), disk: vfs.NewCrashableMem(),
+		net: net, disk: vfs.NewCrashableMem(),
 		answers: newFirstAnswers(), ledger: newLedger(),
 	}
 	w.callers = callers{
@@ -138,7 +151,11 @@ func pauseFor(d time.Duration) {
 func (w *world) run() []string {
 	var workers sync.WaitGroup
 	for i := range worldClients * worldWorkers {
-		workers.Go(func() { w.work(i%worldClients, rand.New(rand.NewPCG(w.seed, 1+uint64(i)))) })
+		work := w.work
+		if w.load != nil {
+			work = w.load.work
+		}
+		workers.Go(func() { work(i, rand.New(rand.NewPCG(w.seed, 1+uint64(i)))) })
 	}
 	w.disturb()
 	workers.Wait()
@@ -148,12 +165,18 @@ func (w *world) run() []string {
 		w.crash()
 		w.start()
 	}
-	wrong := w.ledger.close(w.readAll())
+	var wrong []string
+	if w.load == nil {
+		wrong = w.ledger.close(w.readAll())
+	}
 	for i := range w.clients {
 		w.close(i)
 	}
 	w.net.Close()
 	w.node.stop(w.t)
+	if w.load != nil {
+		wrong = w.load.check()
+	}
 	return append(wrong, w.answers.wrong...)
 }
 
@@ -231,7 +254,7 @@ func worldKey(i int) string { return fmt.Sprintf("key-%d", i) }
 // work runs a worker's operations.
 func (w *world) work(i int, r *rand.Rand) {
 	for range worldOps {
-		w.callers.operate(w.clients[i].Load(), r)
+		w.callers.operate(w.clients[i%worldClients].Load(), r)
 		switch n := r.IntN(40); {
 		case n == 0 && w.trouble.idles:
 			pauseFor(70 * time.Minute)
