@@ -144,40 +144,51 @@ func TestGivenUpWaitLeavesTheQueue(t *testing.T) {
 func TestWaitersLeaveTheWindowAlone(t *testing.T) {
 	t.Parallel()
 	const n = 6000
+	const locks = 12 // a client may have 1,024 waiting at each shard
 	node, _ := lockNode(t, quern.Config{Store: quern.StoreMemory})
 	c := lockClient(t, node, client.Options{})
-	lease, err := c.Lock("k").Acquire(t.Context(), quern.LockOptions{TTL: time.Minute})
-	if err != nil {
-		t.Fatal(err)
+	var leases []*quern.Lease
+	for i := range locks {
+		lease, err := c.Lock(strconv.Itoa(i)).Acquire(t.Context(), quern.LockOptions{TTL: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leases = append(leases, lease)
 	}
 	var all sync.WaitGroup
-	var had, order atomic.Int64
-	for range n {
+	var order atomic.Int64
+	var had [locks]atomic.Int64
+	for i := range n {
 		all.Go(func() {
-			lease, err := c.Lock("k").Acquire(t.Context(), quern.LockOptions{TTL: time.Minute})
+			lease, err := c.Lock(strconv.Itoa(i%locks)).Acquire(t.Context(), quern.LockOptions{TTL: time.Minute})
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			if had.Add(1) != 1 {
+			if had[i%locks].Add(1) != 1 {
 				t.Error("two hold the lock")
 			}
 			order.Add(1)
-			had.Add(-1)
+			had[i%locks].Add(-1)
 			if err := lease.Release(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	queued(t, node.Lock("k"), n)
-	if err := c.Lock("k").Renew(t.Context(), lease.Token(), time.Minute); err != nil {
-		t.Error(err)
+	for i, lease := range leases {
+		key := strconv.Itoa(i)
+		queued(t, node.Lock(key), n/locks)
+		if err := c.Lock(key).Renew(t.Context(), lease.Token(), time.Minute); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.Counter(key).Add(t.Context(), 1); err != nil {
+			t.Error(err)
+		}
 	}
-	if _, err := c.Counter("k").Add(t.Context(), 1); err != nil {
-		t.Error(err)
-	}
-	if err := lease.Release(t.Context()); err != nil {
-		t.Error(err)
+	for _, lease := range leases {
+		if err := lease.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
 	}
 	all.Wait()
 	if order.Load() != n {

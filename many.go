@@ -150,7 +150,7 @@ func manyFailure(i int, err error) *quernv1.AddManyFailure {
 func (n *Node) InvokeAll(ctx context.Context, ops []*handles.Operation) {
 	deadline, _ := ctx.Deadline()
 	all := actors.NewWaiter(len(ops))
-	var waits []func()
+	var waits []func(final bool)
 	for i, op := range ops {
 		if ctx.Err() != nil || op.Method.Many {
 			all.For(i).Completed(0, n.Invoke(ctx, op))
@@ -164,7 +164,7 @@ func (n *Node) InvokeAll(ctx context.Context, ops []*handles.Operation) {
 	}
 	if left := all.Wait(ctx); left {
 		for _, cancel := range waits {
-			cancel()
+			cancel(true)
 		}
 	}
 	for i, op := range ops {

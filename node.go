@@ -174,7 +174,8 @@ func (n *Node) place(op *handles.Operation) (shard uint32) {
 
 // SubmitWait is Submit for a method that waits. The operation is given up by
 // cancel, at any time; then it ends with CANCELED, unless its answer was there.
-func (n *Node) SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) (cancel func()) {
+// final says that nobody will ask again under its number.
+func (n *Node) SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) (cancel func(final bool)) {
 	return n.runtime.Submit(n.place(op), operation(op), deadline, done).Cancel
 }
 

@@ -147,7 +147,7 @@ func (c *call) wait(ctx context.Context) (epoch uint64, err error) {
 		case <-c.wake:
 		case <-ctx.Done():
 			if c.state.CompareAndSwap(slotParked, slotAbandoned) {
-				ticket.Cancel()
+				ticket.Cancel(true)
 				return 0, gaveUp(ctx)
 			}
 			<-c.wake

@@ -141,8 +141,8 @@ func (s *shard) keepColumn(c *call) error {
 	}
 	s.scratch = result
 	ses := c.client.session()
-	weight, bytes := c.client.weight(), ses.bytes
-	ses.keepReply(c.session.Number, result)
+	weight, bytes := c.client.weight(), ses.bytes()
+	ses.lane(&c.session).keepReply(c.session.Number, result)
 	s.resultKept(c, weight, bytes)
 	return nil
 }
@@ -161,7 +161,7 @@ func (s *shard) takeBack(g *grain, c *call, err error) {
 			c.column.Answered(i, err)
 		}
 	}
-	if ses := c.client; c.numbered && ses.session().open() && c.session.Number > ses.session().done {
+	if ses := c.client; c.numbered && ses.session().open() && c.session.Number > ses.session().lane(&c.session).done {
 		s.forgetResult(c)
 		if broken := s.keepColumn(c); broken != nil {
 			c.err = broken

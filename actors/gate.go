@@ -149,7 +149,7 @@ func (s *shard) failEncode(g *grain, err error) {
 	for c := all.pop(); c != nil; c = all.pop() {
 		failed := c.grain == g
 		if c.numbered && c.grain == c.client && changed[c.place()] { // a repeat
-			if kept := c.client.session().find(c.session.Number); kept != nil {
+			if kept := c.kept(); kept != nil {
 				c.err = kept.replay(c)
 			} else {
 				failed = true

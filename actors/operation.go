@@ -38,6 +38,11 @@ type Session struct {
 	// Settled: every number up to it is settled at the client, which will not
 	// ask for it again.
 	Settled uint64
+	// Waits says that the operation may wait for others. Such operations have
+	// numbers of their own.
+	Waits bool
+	// SettledOther is Settled of the other kind of numbers.
+	SettledOther uint64
 }
 
 // Completer takes the end of what was submitted.

@@ -47,14 +47,25 @@ type parking struct {
 // operation has left behind, and completes it with CANCELED, unless its answer
 // was there before.
 type Ticket struct {
-	shard  *shard
-	given  atomic.Bool
+	shard *shard
+	given atomic.Bool
+	// final: nobody will ask again under the operation's number.
+	final  atomic.Bool
 	parked *call // belongs to the shard's turn
 }
 
 // Cancel gives up. It may be called at any time, more than once, and on nil.
-func (t *Ticket) Cancel() {
-	if t != nil && !t.given.Swap(true) {
+// Where it is final the end is kept under the operation's number, if it has one,
+// so that a copy that comes late does not wait again; else its client may come
+// back with the number.
+func (t *Ticket) Cancel(final bool) {
+	if t == nil {
+		return
+	}
+	if final {
+		t.final.Store(true)
+	}
+	if !t.given.Swap(true) {
 		t.shard.box.post(func() { t.shard.giveUp(t) })
 	}
 }
@@ -119,7 +130,9 @@ func (s *shard) park(g *grain, c *call, name string) {
 	c.parking = &parking{
 		call: c, grain: g, group: w, activation: s.activation, seq: s.parked.seq, place: len(w.calls), late: -1,
 	}
-	c.client = nil // looked for again by its next turn
+	if c.client != nil {
+		c.client.extras().released++ // to keep it resident
+	}
 	w.calls = append(w.calls, c)
 	w.n++
 	s.parked.n++
@@ -152,6 +165,10 @@ func (s *shard) left(c *call) {
 	s.rt.parked.Add(-1)
 	if c.ticket != nil {
 		c.ticket.parked = nil
+	}
+	if g := c.client; g != nil {
+		g.extra.released--
+		g.tidy()
 	}
 	if p := c.parking; p.late >= 0 {
 		heap.Remove(&s.parked.late, p.late)
@@ -202,7 +219,7 @@ func (s *shard) comeBack(g *grain, c *call) (resumed, ended bool) {
 	p := c.parking
 	resumed = p.activation == s.activation && p.grain == g
 	last := c.depart()
-	var err error
+	var err *failure.Error
 	switch {
 	case c.givenUp():
 		err = errGivenUp
@@ -214,12 +231,25 @@ func (s *shard) comeBack(g *grain, c *call) (resumed, ended bool) {
 	if resumed && last {
 		s.cancel(g, c)
 	}
-	c.complete(err)
+	s.giveUpNumber(c, err)
 	return resumed, true
 }
 
+// giveUpNumber answers a call whose caller has gone with err. Where it has gone
+// for good that is kept under the call's number.
+func (s *shard) giveUpNumber(c *call, err *failure.Error) {
+	if g := c.client; g != nil && c.ticket != nil && c.ticket.final.Load() && !g.is(dropped) && g.session().open() && c.kept() == nil {
+		if l := g.session().lane(&c.session); c.session.Number > l.done {
+			weight, bytes := g.weight(), g.session().bytes()
+			l.keepRefusal(c.session.Number, err)
+			s.resultKept(c, weight, bytes)
+		}
+	}
+	c.complete(err)
+}
+
 // endParked ends a call that is parked, and gives back what it has asked for.
-func (s *shard) endParked(c *call, err error) {
+func (s *shard) endParked(c *call, err *failure.Error) {
 	g := c.parking.grain
 	c.epoch = s.epoch.Load()
 	if broken := s.expire(g, c); broken != nil {
@@ -232,7 +262,7 @@ func (s *shard) endParked(c *call, err error) {
 	if c.depart() {
 		s.cancel(g, c)
 	}
-	c.complete(err)
+	s.giveUpNumber(c, err)
 }
 
 // cancel runs the turn that undoes what a call has left in the state.
@@ -308,7 +338,7 @@ func (s *shard) holdParked() {
 	slices.SortFunc(calls, func(a, b *call) int { return cmp.Compare(a.parking.seq, b.parking.seq) })
 	for _, c := range calls {
 		c.depart()
-		c.wrote = false
+		c.wrote, c.client = false, nil
 		s.wait(&s.held, c)
 	}
 }

@@ -289,8 +289,8 @@ func TestSubmittedWaits(t *testing.T) {
 	late, _ := submit("late", time.Now().Add(200*time.Millisecond))
 	given, ticket := submit("given", time.Now().Add(time.Hour))
 	r.awaitParked("l", 2)
-	ticket.Cancel()
-	ticket.Cancel()
+	ticket.Cancel(true)
+	ticket.Cancel(true)
 	if err := <-given; !errors.Is(err, failure.Canceled) {
 		t.Errorf("given up: %v", err)
 	}
@@ -304,7 +304,7 @@ func TestSubmittedWaits(t *testing.T) {
 	p := make(chan struct{})
 	r.Block(r.shardOf("l"), p)
 	given, ticket = submit("early", time.Time{})
-	ticket.Cancel()
+	ticket.Cancel(true)
 	close(p)
 	if err := <-given; !errors.Is(err, failure.Canceled) {
 		t.Errorf("given up early: %v", err)
@@ -313,7 +313,7 @@ func TestSubmittedWaits(t *testing.T) {
 		t.Errorf("queue %q", q)
 	}
 	var none *actors.Ticket
-	none.Cancel()
+	none.Cancel(true)
 }
 
 // TestLeaseThatEndsPassesTheLockOn without anybody's call.

@@ -49,6 +49,14 @@ func (sessionKind) New() State   { return &session{} }
 type session struct {
 	// expires is in Unix milliseconds by the shard's clock; 0 is not open.
 	expires int64
+	used    int64 // when it was last used, by the shard's clock; not durable
+	// usual numbers most operations, waits those that may wait for others: one
+	// that waits for long must not hold up what is numbered after it.
+	usual, waits lane
+}
+
+// lane is a sequence of numbers, and what is kept of them.
+type lane struct {
 	// done: every number up to it is settled at the client.
 	done uint64
 	// window holds the results of the numbers above done, each at its number
@@ -56,8 +64,15 @@ type session struct {
 	// top is not below the highest of them.
 	window []result
 	top    uint64
-	bytes  int   // kept in the window
-	used   int64 // when it was last used, by the shard's clock; not durable
+	bytes  int // kept in the window
+}
+
+// lane returns the one that numbers an operation.
+func (s *session) lane(in *Session) *lane {
+	if in.Waits {
+		return &s.waits
+	}
+	return &s.usual
 }
 
 // smallReply is the longest encoded reply that is kept within its result.
@@ -94,78 +109,78 @@ func (g *grain) session() *session {
 func (s *session) open() bool { return s.expires != 0 }
 
 // settle raises done and forgets the results up to it.
-func (s *session) settle(to uint64) {
-	for n := s.done + 1; n > s.done && n <= min(to, s.top); n++ {
-		s.forget(n)
+func (l *lane) settle(to uint64) {
+	for n := l.done + 1; n > l.done && n <= min(to, l.top); n++ {
+		l.forget(n)
 	}
-	s.done = max(s.done, to)
-	s.top = max(s.top, s.done)
+	l.done = max(l.done, to)
+	l.top = max(l.top, l.done)
 }
 
 // find returns the result of a number, nil where there is none.
-func (s *session) find(number uint64) *result {
-	if number <= s.done || number-s.done > uint64(len(s.window)) {
+func (l *lane) find(number uint64) *result {
+	if number <= l.done || number-l.done > uint64(len(l.window)) {
 		return nil
 	}
-	if r := s.at(number); r.state != resultNone {
+	if r := l.at(number); r.state != resultNone {
 		return r
 	}
 	return nil
 }
 
-func (s *session) at(number uint64) *result {
-	return &s.window[number&uint64(len(s.window)-1)] //nolint:gosec // not empty
+func (l *lane) at(number uint64) *result {
+	return &l.window[number&uint64(len(l.window)-1)] //nolint:gosec // not empty
 }
 
 // forget takes a result back.
-func (s *session) forget(number uint64) {
-	if r := s.find(number); r != nil {
-		s.bytes -= r.bytes()
+func (l *lane) forget(number uint64) {
+	if r := l.find(number); r != nil {
+		l.bytes -= r.bytes()
 		*r = result{}
 	}
 }
 
 // room makes the window reach a number above done, within sessionWindow.
-func (s *session) room(number uint64) {
-	size := max(len(s.window), 8)
-	for uint64(size) < number-s.done {
+func (l *lane) room(number uint64) {
+	size := max(len(l.window), 8)
+	for uint64(size) < number-l.done {
 		size *= 2
 	}
-	if size == len(s.window) {
+	if size == len(l.window) {
 		return
 	}
-	old := *s
-	s.window = make([]result, size)
-	for n := s.done + 1; n > s.done && n <= s.top; n++ {
+	old := *l
+	l.window = make([]result, size)
+	for n := l.done + 1; n > l.done && n <= l.top; n++ {
 		if r := old.find(n); r != nil {
-			*s.at(n) = *r
+			*l.at(n) = *r
 		}
 	}
 }
 
 // keepReply keeps an encoded reply, of which it takes a copy.
-func (s *session) keepReply(number uint64, reply []byte) {
+func (l *lane) keepReply(number uint64, reply []byte) {
 	if len(reply) > smallReply {
-		s.keep(number, result{state: resultLarge, large: &largeResult{reply: append([]byte(nil), reply...)}})
+		l.keep(number, result{state: resultLarge, large: &largeResult{reply: append([]byte(nil), reply...)}})
 		return
 	}
 	r := result{state: resultSmall, size: uint8(len(reply))} //nolint:gosec // at most smallReply
 	copy(r.small[:], reply)
-	s.keep(number, r)
+	l.keep(number, r)
 }
 
 // keepRefusal keeps a refusal as it will be read again: without its cause, and
 // with a message that a record can hold.
-func (s *session) keepRefusal(number uint64, e *failure.Error) {
+func (l *lane) keepRefusal(number uint64, e *failure.Error) {
 	kept := &failure.Error{Reason: e.Reason, Message: strings.ToValidUTF8(e.Message, "\uFFFD")}
-	s.keep(number, result{state: resultLarge, large: &largeResult{refusal: kept}})
+	l.keep(number, result{state: resultLarge, large: &largeResult{refusal: kept}})
 }
 
-func (s *session) keep(number uint64, r result) {
-	s.room(number)
-	*s.at(number) = r
-	s.bytes += r.bytes()
-	s.top = max(s.top, number)
+func (l *lane) keep(number uint64, r result) {
+	l.room(number)
+	*l.at(number) = r
+	l.bytes += r.bytes()
+	l.top = max(l.top, number)
 }
 
 // bytes is what a result counts towards sessionBytes.
@@ -190,11 +205,20 @@ func (r *result) answer() (reply []byte, refusal *failure.Error) {
 
 // weight is what the session counts towards the resident limit beyond the
 // grain that it is: a grain's worth for about 128 bytes.
-func (s *session) weight() int { return len(s.window)/4 + s.bytes/128 }
+func (s *session) weight() int { return s.usual.weight() + s.waits.weight() }
+
+func (l *lane) weight() int { return len(l.window)/4 + l.bytes/128 }
+
+// bytes is what the kept results take.
+func (s *session) bytes() int { return s.usual.bytes + s.waits.bytes }
 
 // Size implements Sizer: a bound of the record, but for a few bytes.
 func (s *session) Size() int {
-	return s.bytes + 24*int(min(s.top-s.done, uint64(len(s.window)))) //nolint:gosec // at most sessionWindow
+	return s.usual.size() + s.waits.size()
+}
+
+func (l *lane) size() int {
+	return l.bytes + 24*int(min(l.top-l.done, uint64(len(l.window)))) //nolint:gosec // at most sessionWindow
 }
 
 // Apply implements State. Nothing runs on a session but the shard itself, which
@@ -212,6 +236,7 @@ func (s *session) Due() int64 { return s.expires }
 // Fields of the records; see proto/quern/store/v1/records.proto.
 const (
 	fieldDone, fieldExpires, fieldResults   = 1, 2, 3 // SessionRecord
+	fieldWaitsDone, fieldWaits              = 4, 5
 	fieldNumber, fieldReply, fieldRefusal   = 1, 2, 3 // SessionResult
 	fieldRefusalReason, fieldRefusalMessage = 1, 2    // Refusal
 	tagBytes                                = 1       // of each field's tag
@@ -223,26 +248,34 @@ func (s *session) Append(b []byte) ([]byte, error) {
 	if !s.open() {
 		return b, nil
 	}
-	if s.done != 0 {
-		b = appendUint(b, fieldDone, s.done)
+	if s.usual.done != 0 {
+		b = appendUint(b, fieldDone, s.usual.done)
 	}
 	b = appendUint(b, fieldExpires, uint64(s.expires)) //nolint:gosec // positive
-	for n := s.done + 1; n > s.done && n <= s.top; n++ {
-		if r := s.find(n); r != nil {
-			b = r.append(b, n)
-		}
+	b = s.usual.append(b, fieldResults)
+	if s.waits.done != 0 {
+		b = appendUint(b, fieldWaitsDone, s.waits.done)
 	}
-	return b, nil
+	return s.waits.append(b, fieldWaits), nil
 }
 
-// append appends the result as a field of the SessionRecord.
-func (r *result) append(b []byte, number uint64) []byte {
+// append appends the kept results, each as a field of the SessionRecord.
+func (l *lane) append(b []byte, field protowire.Number) []byte {
+	for n := l.done + 1; n > l.done && n <= l.top; n++ {
+		if r := l.find(n); r != nil {
+			b = r.append(b, field, n)
+		}
+	}
+	return b
+}
+
+func (r *result) append(b []byte, to protowire.Number, number uint64) []byte {
 	reply, refusal := r.answer()
 	field, size := protowire.Number(fieldReply), len(reply)
 	if refusal != nil {
 		field, size = fieldRefusal, sizeString(refusal.Reason.String())+sizeString(refusal.Message)
 	}
-	b = protowire.AppendTag(b, fieldResults, protowire.BytesType)
+	b = protowire.AppendTag(b, to, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(tagBytes+protowire.SizeVarint(number)+tagBytes+protowire.SizeBytes(size))) //nolint:gosec // positive
 	b = appendUint(b, fieldNumber, number)
 	b = protowire.AppendTag(b, field, protowire.BytesType)
@@ -277,18 +310,26 @@ func (s *session) Decode(record []byte) error {
 	if r.GetExpiresAtMs() <= 0 {
 		return errSessionRecord
 	}
-	*s = session{expires: r.GetExpiresAtMs(), done: r.GetDone(), top: r.GetDone()}
-	for _, kept := range r.GetResults() {
+	*s = session{expires: r.GetExpiresAtMs()}
+	if err := s.usual.decode(r.GetDone(), r.GetResults()); err != nil {
+		return err
+	}
+	return s.waits.decode(r.GetWaitsDone(), r.GetWaits())
+}
+
+func (l *lane) decode(done uint64, results []*storev1.SessionResult) error {
+	l.done, l.top = done, done
+	for _, kept := range results {
 		n := kept.GetNumber()
-		if n <= s.top || n-s.done > sessionWindow {
+		if n <= l.top || n-l.done > sessionWindow {
 			return errSessionResult
 		}
 		switch answer := kept.GetAnswer().(type) {
 		case *storev1.SessionResult_Reply:
-			s.keepReply(n, answer.Reply)
+			l.keepReply(n, answer.Reply)
 		case *storev1.SessionResult_Refusal:
 			reason, _ := failure.ParseReason(answer.Refusal.GetReason())
-			s.keepRefusal(n, &failure.Error{Reason: reason, Message: answer.Refusal.GetMessage()})
+			l.keepRefusal(n, &failure.Error{Reason: reason, Message: answer.Refusal.GetMessage()})
 		default:
 			return errSessionResult
 		}

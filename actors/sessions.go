@@ -221,19 +221,19 @@ func (s *shard) enter(c *call) (settled bool) {
 		s.answer(g, 0, c, errNoSession)
 		return true
 	}
-	s.use(g, c.session.Settled)
-	n := c.session.Number
-	switch kept := ses.find(n); {
-	case n <= ses.done:
+	s.use(g, &c.session)
+	n, l := c.session.Number, ses.lane(&c.session)
+	switch kept := l.find(n); {
+	case n <= l.done:
 		s.answer(g, 0, c, errSettled)
 	case kept != nil:
 		s.counts.replays.Add(1)
 		c.client, c.numbered, c.wrote = g, true, true
 		s.answer(g, 0, c, kept.replay(c))
-	case n-ses.done > sessionWindow:
+	case n-l.done > sessionWindow:
 		s.counts.overloaded.Add(1)
 		c.complete(errWindow)
-	case ses.bytes >= sessionBytes && n != ses.done+1: // the lowest one makes room once it is settled
+	case l.bytes >= sessionBytes && n != l.done+1: // the lowest one makes room once it is settled
 		s.counts.overloaded.Add(1)
 		c.complete(errSessionFull)
 	default:
@@ -244,12 +244,17 @@ func (s *shard) enter(c *call) (settled bool) {
 }
 
 // use notes that a session was used, and what its client has settled.
-func (s *shard) use(g *grain, settled uint64) {
+func (s *shard) use(g *grain, in *Session) {
 	ses := g.session()
 	ses.used = s.now()
-	if settled > ses.done {
+	usual, waits := in.Settled, in.SettledOther
+	if in.Waits {
+		usual, waits = waits, usual
+	}
+	if usual > ses.usual.done || waits > ses.waits.done {
 		before := g.weight()
-		ses.settle(settled)
+		ses.usual.settle(usual)
+		ses.waits.settle(waits)
 		s.residents.weight += g.weight() - before
 		s.markDirty(g)
 	}
@@ -268,9 +273,9 @@ func (s *shard) keepResult(g *grain, c *call, changed bool, err error) (bool, er
 		return changed, err
 	}
 	ses := c.client.session()
-	weight, bytes := c.client.weight(), ses.bytes
+	l, weight, bytes := ses.lane(&c.session), c.client.weight(), ses.bytes()
 	if refusal, ok := err.(*failure.Error); ok { //nolint:errorlint // isNoAnswer has checked the type
-		ses.keepRefusal(c.session.Number, refusal)
+		l.keepRefusal(c.session.Number, refusal)
 	} else {
 		encoded, broken := fastproto.Append(s.scratch[:0], c.reply)
 		if broken != nil {
@@ -278,7 +283,7 @@ func (s *shard) keepResult(g *grain, c *call, changed bool, err error) (bool, er
 			return false, failure.Wrap(broken, failure.HandlerFailed, "the reply does not encode; the change was undone")
 		}
 		s.scratch = encoded
-		ses.keepReply(c.session.Number, encoded)
+		l.keepReply(c.session.Number, encoded)
 	}
 	s.resultKept(c, weight, bytes)
 	return changed, err
@@ -288,7 +293,7 @@ func (s *shard) keepResult(g *grain, c *call, changed bool, err error) (bool, er
 // weight and so many bytes of results before.
 func (s *shard) resultKept(c *call, weight, bytes int) {
 	s.residents.weight += c.client.weight() - weight
-	s.gate.weight += c.client.session().bytes - bytes
+	s.gate.weight += c.client.session().bytes() - bytes
 	s.markDirty(c.client)
 	c.numbered = true
 }
@@ -296,14 +301,18 @@ func (s *shard) resultKept(c *call, weight, bytes int) {
 // forgetResult takes back the result of a call whose turn is undone.
 func (s *shard) forgetResult(c *call) {
 	weight := c.client.weight()
-	c.client.session().forget(c.session.Number)
+	c.client.session().lane(&c.session).forget(c.session.Number)
 	s.residents.weight += c.client.weight() - weight
 }
+
+// kept is the result of the call's number; nil where there is none.
+func (c *call) kept() *result { return c.client.session().lane(&c.session).find(c.session.Number) }
 
 // place is where a result is kept.
 type place struct {
 	client *grain
+	waits  bool
 	number uint64
 }
 
-func (c *call) place() place { return place{c.client, c.session.Number} }
+func (c *call) place() place { return place{c.client, c.session.Waits, c.session.Number} }

@@ -183,7 +183,7 @@ func (s *shard) handle(c *call) {
 		s.wait(&s.gate.stalled, c) // and keeps its grain resident
 	case c.parking != nil && !s.stalls():
 		s.admit(c) // whatever has become of its caller; see comeBack
-	case c.task != taskDue && c.givenUp():
+	case c.task != taskDue && c.givenUp() && c.session.ID == "":
 		c.complete(errGivenUp)
 	case c.deadline != 0 && c.deadline <= time.Now().UnixNano():
 		c.complete(failure.New(failure.DeadlineExceeded, "the deadline had passed before the operation's turn"))
@@ -234,6 +234,10 @@ func (s *shard) admit(c *call) {
 		return
 	case c.session.ID != "":
 		if settled := s.enter(c); settled {
+			return
+		}
+		if c.givenUp() && c.parking == nil {
+			s.giveUpNumber(c, errGivenUp)
 			return
 		}
 	}

@@ -17,7 +17,7 @@ type call struct {
 	shard uint32
 	id    uint64 // on the stream; 0 while it is on none
 	link  *link  // the stream, where id is not 0
-	waits bool   // it may wait for others there
+	waits bool   // it may wait for others
 	// session is where number counts; nil for reads and operations with an
 	// idempotency key.
 	session *session

@@ -141,7 +141,7 @@ func (e *engine) unlist(b *batch) {
 	for i := range b.calls {
 		c := &b.calls[i]
 		if _, done := seen[c.session]; c.state == callNumber && !done {
-			c.session.waiting.remove(own)
+			c.session.remove(own)
 			seen[c.session] = struct{}{}
 		}
 	}
@@ -159,8 +159,9 @@ func (e *engine) begin(c *call) {
 		return
 	}
 	op := c.op
+	c.waits = op.Method.Waits
 	c.shard = keyspace.Shard(shardKey(op), e.shards)
-	if op.Method.Write && !op.Method.Waits && op.IdempotencyKey == "" && !e.number(c) {
+	if op.Method.Write && op.IdempotencyKey == "" && !e.number(c) {
 		return
 	}
 	e.send(c)
@@ -193,14 +194,15 @@ func (e *engine) number(c *call) bool {
 		e.answer(c, c.verdict(errSessionGone))
 		return false
 	}
-	if s.state == sessionOpen && s.waiting.first == nil {
-		if n, ok := s.next(); ok {
+	all := s.of(c)
+	if s.state == sessionOpen && all.waiting.first == nil {
+		if n, ok := all.next(); ok {
 			c.number, c.sentAs = n, s.id
 			return true
 		}
 	}
 	c.state = callNumber
-	s.waiting.push(c)
+	all.waiting.push(c)
 	e.open(s)
 	return false
 }
@@ -275,14 +277,16 @@ func (e *engine) pump() {
 
 // serve lets the calls that wait for a session have numbers.
 func (e *engine) serve(s *session) {
-	for s.state == sessionOpen && s.waiting.first != nil {
-		n, ok := s.next()
-		if !ok {
-			return
+	for _, all := range [...]*numbers{&s.usual, &s.waits} {
+		for s.state == sessionOpen && all.waiting.first != nil {
+			n, ok := all.next()
+			if !ok {
+				break
+			}
+			c := all.waiting.pop()
+			c.number, c.sentAs = n, s.id
+			e.send(c)
 		}
-		c := s.waiting.pop()
-		c.number, c.sentAs = n, s.id
-		e.send(c)
 	}
 }
 
@@ -331,7 +335,7 @@ func (e *engine) settle(c *call) {
 	}
 	n := c.number
 	c.number = 0
-	if s.settle(n) {
+	if s.of(c).settle(n) {
 		e.serve(s)
 	}
 }
@@ -363,7 +367,7 @@ func (e *engine) broke(l *link, err error) {
 	for _, s := range e.sessions {
 		if s != nil && s.state == sessionOpening && s.opener == l {
 			s.state = sessionNone
-			if s.waiting.first != nil {
+			if s.wanted() {
 				e.open(s)
 			}
 		}
@@ -376,7 +380,7 @@ func (e *engine) connected(l *link) {
 	e.links[l.place], e.down = l, nil
 	e.stats.Connects++
 	for _, s := range e.sessions {
-		if s != nil && s.waiting.first != nil {
+		if s != nil && s.wanted() {
 			e.open(s)
 		}
 	}
@@ -411,7 +415,7 @@ func (e *engine) drop(why func(*call) error) {
 	e.queue.remove(late)
 	for _, s := range e.sessions {
 		if s != nil {
-			s.waiting.remove(late)
+			s.remove(late)
 		}
 	}
 	e.kick()

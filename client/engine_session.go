@@ -39,7 +39,7 @@ func (e *engine) session(shard uint32, id string, closed bool, err *failure.Erro
 		s.state = sessionPaused
 		s.failures++
 		pause := max(err.RetryAfter, jittered(s.failures))
-		s.waiting.remove(func(c *call) bool {
+		s.remove(func(c *call) bool {
 			late := time.Now().Add(pause).After(c.batch.patience)
 			if late {
 				e.answer(c, c.verdict(err))
@@ -48,13 +48,13 @@ func (e *engine) session(shard uint32, id string, closed bool, err *failure.Erro
 		})
 		e.after(pause, nil, func() {
 			s.state = sessionNone
-			if s.waiting.first != nil {
+			if s.wanted() {
 				e.open(s)
 			}
 		})
 	default:
 		s.state = sessionNone
-		s.waiting.remove(func(c *call) bool {
+		s.remove(func(c *call) bool {
 			e.answer(c, c.verdict(err))
 			return true
 		})

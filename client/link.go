@@ -148,8 +148,8 @@ func (l *link) cancel(id uint64) { l.out.last = frame.AppendCancel(l.out.last, i
 func (l *link) put(c *call) *failure.Error {
 	o := frame.Operation{ID: l.take(c), Method: l.ref(c.op.Method)}
 	if c.session != nil {
-		place := c.session.place(c.number)
-		o.Number, o.Settled = place.Number, place.Settled
+		place := c.session.place(c)
+		o.Number, o.Settled, o.SettledOther = place.Number, place.Settled, place.SettledOther
 		l.name(c.session)
 	}
 	if d := c.batch.deadline; !d.IsZero() {
@@ -183,7 +183,7 @@ func (l *link) bound(c *call, before int) *failure.Error {
 
 // take gives a call its id.
 func (l *link) take(c *call) uint64 {
-	c.link, c.waits = l, c.op.Method.Waits
+	c.link = l
 	if c.waits {
 		l.waits++
 	}

@@ -12,6 +12,16 @@ type session struct {
 	shard uint32
 	state sessionState
 	id    string
+	// usual numbers most operations, waits those that may wait for others.
+	usual, waits numbers
+	// opener is the stream that was asked for it.
+	opener *link
+	// failures counts attempts to open it in a row.
+	failures int
+}
+
+// numbers are a sequence of numbers and those who want one.
+type numbers struct {
 	// last is the highest number given out, settled the one up to which all
 	// are settled, marks which of those above it are, by number modulo the
 	// window.
@@ -19,10 +29,23 @@ type session struct {
 	marks         [sessionWindow / 64]uint64
 	// waiting are calls that want a number.
 	waiting callList
-	// opener is the stream that was asked for it.
-	opener *link
-	// failures counts attempts to open it in a row.
-	failures int
+}
+
+// of returns the numbers of a call.
+func (s *session) of(c *call) *numbers {
+	if c.waits {
+		return &s.waits
+	}
+	return &s.usual
+}
+
+// wanted reports whether a call waits for a number.
+func (s *session) wanted() bool { return s.usual.waiting.first != nil || s.waits.waiting.first != nil }
+
+// remove takes out of the waiting calls those that drop is true for.
+func (s *session) remove(drop func(*call) bool) {
+	s.usual.waiting.remove(drop)
+	s.waits.waiting.remove(drop)
 }
 
 type sessionState uint8
@@ -35,7 +58,7 @@ const (
 )
 
 // next gives out a number; false where too many are unsettled.
-func (s *session) next() (uint64, bool) {
+func (s *numbers) next() (uint64, bool) {
 	if s.last-s.settled >= sessionWindow {
 		return 0, false
 	}
@@ -45,7 +68,7 @@ func (s *session) next() (uint64, bool) {
 
 // settle says that nobody waits for the answer to a number any more. It returns
 // true where room for another number was made.
-func (s *session) settle(n uint64) bool {
+func (s *numbers) settle(n uint64) bool {
 	if n <= s.settled || n > s.last {
 		return false
 	}
@@ -58,7 +81,7 @@ func (s *session) settle(n uint64) bool {
 	return s.settled != before
 }
 
-func (s *session) mark(n uint64, on bool) {
+func (s *numbers) mark(n uint64, on bool) {
 	bit := uint64(1) << (n % 64)
 	word := &s.marks[n%sessionWindow/64]
 	if on {
@@ -68,17 +91,24 @@ func (s *session) mark(n uint64, on bool) {
 	}
 }
 
-func (s *session) marked(n uint64) bool {
+func (s *numbers) marked(n uint64) bool {
 	return s.marks[n%sessionWindow/64]&(1<<(n%64)) != 0
 }
 
 // forget begins anew: the shard does not know the session any more.
 func (s *session) forget() {
-	s.state, s.id, s.last, s.settled, s.opener = sessionNone, "", 0, 0, nil
-	s.marks = [sessionWindow / 64]uint64{}
+	s.state, s.id, s.opener = sessionNone, "", nil
+	s.usual.forget()
+	s.waits.forget()
 }
 
-// place is where the session's next operation stands.
-func (s *session) place(number uint64) handles.Session {
-	return handles.Session{ID: s.id, Number: number, Settled: s.settled}
+func (s *numbers) forget() { *s = numbers{waiting: s.waiting} }
+
+// place is where a call stands in its session.
+func (s *session) place(c *call) handles.Session {
+	p := handles.Session{ID: s.id, Number: c.number, Settled: s.usual.settled, SettledOther: s.waits.settled}
+	if c.waits {
+		p.Waits, p.Settled, p.SettledOther = true, p.SettledOther, p.Settled
+	}
+	return p
 }

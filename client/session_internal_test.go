@@ -9,7 +9,7 @@ import (
 func TestSessionAgainstATwin(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
-	var s session
+	var s numbers
 	open := map[uint64]bool{}
 	for range 200_000 {
 		if random.IntN(100) < 52 {
@@ -51,7 +51,7 @@ func lowest(open map[uint64]bool) uint64 {
 
 func TestSessionWindow(t *testing.T) {
 	t.Parallel()
-	var s session
+	var s numbers
 	for range sessionWindow {
 		if _, ok := s.next(); !ok {
 			t.Fatal("no number")

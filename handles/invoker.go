@@ -71,8 +71,7 @@ type Method struct {
 	// Write says whether the method can change anything.
 	Write bool
 	// Waits says that an operation may be held back until others have done
-	// something. A repeat of it must be harmless by its own fields: it is not
-	// numbered in a session.
+	// something. In a session such operations have numbers of their own.
 	Waits bool
 	// Many says that the method works on many keys, each by itself. Its
 	// operations have no Key.
@@ -112,6 +111,11 @@ type Session struct {
 	Number uint64
 	// Settled: every number up to it is settled at the client.
 	Settled uint64
+	// Waits says that the operation may wait for others. Such operations have
+	// numbers of their own.
+	Waits bool
+	// SettledOther is Settled of the other kind of numbers.
+	SettledOther uint64
 }
 
 // Origin says who answered an operation.

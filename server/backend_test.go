@@ -46,7 +46,7 @@ func (f *fake) Submit(op *handles.Operation, _ time.Time, done handles.Completer
 	done.Completed(op.Origin.Epoch, err)
 }
 
-func (f *fake) SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) func() {
+func (f *fake) SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) func(bool) {
 	f.Submit(op, deadline, done)
 	return nil
 }

@@ -20,8 +20,9 @@ type Backend interface {
 	handles.Invoker
 	handles.Submitter
 	// SubmitWait is Submit for a method that waits. cancel, which may be nil,
-	// gives the operation up; it may be called at any time.
-	SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) (cancel func())
+	// gives the operation up; it may be called at any time. final says that
+	// nobody will ask again under the operation's number.
+	SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) (cancel func(final bool))
 	// EndWaits answers all that waits with STOPPING, and from now on what would
 	// have to.
 	EndWaits()

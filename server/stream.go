@@ -72,7 +72,7 @@ type stream struct {
 	bytes           int // of the requests of pending operations
 	// waits are the operations that may wait for others, by id, with what gives
 	// them up. They are not pending.
-	waits   map[uint64]func()
+	waits   map[uint64]func(final bool)
 	out     outgoing
 	sealed  [][]byte         // frames to be sent before out
 	told    perShard[uint64] // the epoch that the client knows

@@ -195,7 +195,9 @@ func (o *streamOp) prepare(in *frame.Operation) (shard uint32, refused *failure.
 	if id == "" {
 		return 0, failure.New(failure.SessionExpired, "the stream has named no session at shard %d", shard)
 	}
-	o.op.Session = handles.Session{ID: id, Number: in.Number, Settled: in.Settled}
+	o.op.Session = handles.Session{
+		ID: id, Number: in.Number, Settled: in.Settled, Waits: o.home.method.Waits, SettledOther: in.SettledOther,
+	}
 	return shard, nil
 }
 

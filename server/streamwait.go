@@ -23,7 +23,7 @@ func (s *stream) beginWait(o *streamOp) {
 		return
 	}
 	if s.waits == nil {
-		s.waits = make(map[uint64]func())
+		s.waits = make(map[uint64]func(final bool))
 	}
 	s.waits[id] = nil
 	s.pending--
@@ -42,7 +42,7 @@ func (s *stream) beginWait(o *streamOp) {
 	ended := s.ended
 	s.mu.Unlock()
 	if waits && ended {
-		cancel()
+		cancel(false)
 	}
 }
 
@@ -60,19 +60,19 @@ func (s *stream) Cancel(id uint64) error {
 	cancel := s.waits[id]
 	s.mu.Unlock()
 	if cancel != nil {
-		cancel()
+		cancel(true)
 	}
 	return nil
 }
 
-// cancelWaits gives up what waits, since the client is gone.
+// cancelWaits gives up what waits. The client may come back, on another stream.
 func (s *stream) cancelWaits() {
 	s.mu.Lock()
 	all := slices.Collect(maps.Values(s.waits))
 	s.mu.Unlock()
 	for _, cancel := range all {
 		if cancel != nil {
-			cancel()
+			cancel(false)
 		}
 	}
 }

@@ -90,13 +90,7 @@ func (h *histories) work(i int, r *rand.Rand) {
 		c := h.world.clients[i%worldClients].Load()
 		ctx, cancel := h.patience(r)
 		k := strconv.Itoa(r.IntN(historyKeys))
-		kinds := 4
-		if !h.strict {
-			// A copy of an Acquire that comes late takes the lock once more, for
-			// as long as its lease lasts.
-			kinds = 2
-		}
-		switch r.IntN(kinds) {
+		switch r.IntN(4) {
 		case 0:
 			h.counter(ctx, c, "counter "+k, r)
 		case 1:
@@ -200,7 +194,7 @@ func (h *histories) lock(ctx context.Context, c *client.Client, key, owner strin
 // until it knows. It may be in the queue more than once in that time, having
 // lost its place.
 func (h *histories) take(ctx context.Context, lock handles.Lock, key string, o handles.LockOptions) (token uint64, held bool) {
-	call := h.tick()
+	call, began := h.tick(), time.Now()
 	g, err := lock.Grant(ctx, o)
 	for err != nil && ctx.Err() == nil {
 		pauseFor(20 * time.Millisecond)
@@ -212,7 +206,7 @@ func (h *histories) take(ctx context.Context, lock handles.Lock, key string, o h
 	case !g.Held && o.Wait < 0:
 		h.record(key, call, step{name: "busy"}, nil)
 	case !g.Held:
-		h.note("%s: %s waited to the end of its patience", key, o.Owner)
+		h.note("%s: %s was told after %v, from %d on, that it has waited in vain", key, o.Owner, time.Since(began), call)
 	default:
 		end := h.tick()
 		h.add(key, call, end, step{name: "queue up", owner: o.Owner})

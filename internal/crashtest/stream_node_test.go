@@ -106,7 +106,7 @@ type faultBackend struct {
 	answers *firstAnswers
 }
 
-func (b *faultBackend) SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) func() {
+func (b *faultBackend) SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) func(bool) {
 	return b.submit(op, deadline, done).Cancel
 }
 
@@ -189,7 +189,7 @@ func (r *recording) Completed(epoch uint64, err error) {
 }
 
 func (f *firstAnswers) note(place handles.Session, reply proto.Message) {
-	place.Settled = 0
+	place.Settled, place.SettledOther = 0, 0
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(reply)
 	f.mu.Lock()
 	defer f.mu.Unlock()

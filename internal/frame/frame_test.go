@@ -34,7 +34,7 @@ func (r *requests) Open(shard uint32) error {
 
 func (r *requests) Operation(o *frame.Operation) error {
 	r.m.Operations = append(r.m.Operations, &quernv1.StreamOperation{
-		Id: o.ID, Method: o.Method, Request: o.Request, Number: o.Number, Settled: o.Settled, TimeoutMs: o.TimeoutMS,
+		Id: o.ID, Method: o.Method, Request: o.Request, Number: o.Number, Settled: o.Settled, TimeoutMs: o.TimeoutMS, SettledOther: o.SettledOther,
 	})
 	return nil
 }
@@ -73,7 +73,7 @@ func request(tb testing.TB, keyBytes int) ([]byte, *quernv1.GrainServiceStreamRe
 		b = frame.AppendOpen(b, shard)
 	}
 	for _, o := range want.GetOperations() {
-		op := &frame.Operation{ID: o.GetId(), Method: o.GetMethod(), Number: o.GetNumber(), Settled: o.GetSettled(), TimeoutMS: o.GetTimeoutMs()}
+		op := &frame.Operation{ID: o.GetId(), Method: o.GetMethod(), Number: o.GetNumber(), Settled: o.GetSettled(), TimeoutMS: o.GetTimeoutMs(), SettledOther: o.GetSettledOther()}
 		if b, err = frame.AppendOperation(b, op, add); err != nil {
 			tb.Fatal(err)
 		}

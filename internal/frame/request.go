@@ -24,6 +24,7 @@ type Operation struct {
 	Request         []byte
 	Number, Settled uint64
 	TimeoutMS       uint32
+	SettledOther    uint64
 }
 
 // The fields of StreamOperation.
@@ -34,6 +35,7 @@ const (
 	operationNumber  = 4
 	operationSettled = 5
 	operationTimeout = 6
+	operationOther   = 7
 )
 
 // AppendOperation appends an operation with the request message; o.Request is
@@ -50,6 +52,7 @@ func AppendOperation(b []byte, o *Operation, request proto.Message) ([]byte, err
 	whole = appendUint(whole, operationNumber, o.Number)
 	whole = appendUint(whole, operationSettled, o.Settled)
 	whole = appendUint(whole, operationTimeout, uint64(o.TimeoutMS))
+	whole = appendUint(whole, operationOther, o.SettledOther)
 	return end(whole, start), nil
 }
 
@@ -224,6 +227,8 @@ func readOperation(b []byte, o *Operation) error {
 			o.Settled = c.number
 		case operationTimeout<<3 | varint:
 			o.TimeoutMS = uint32(c.number) //nolint:gosec // as package proto decodes it
+		case operationOther<<3 | varint:
+			o.SettledOther = c.number
 		}
 	}
 	return c.err

@@ -261,7 +261,11 @@ type StreamOperation struct {
 	// under them.
 	Settled uint64 `protobuf:"varint,5,opt,name=settled,proto3" json:"settled,omitempty"`
 	// How long the client waits for the answer; 0 does not say.
-	TimeoutMs     uint32 `protobuf:"varint,6,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	TimeoutMs uint32 `protobuf:"varint,6,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// Operations that may wait, such as LockService.Acquire, have numbers of
+	// their own, which begin at 1 too. This is what `settled` is of the other
+	// kind of numbers.
+	SettledOther  uint64 `protobuf:"varint,7,opt,name=settled_other,json=settledOther,proto3" json:"settled_other,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -334,6 +338,13 @@ func (x *StreamOperation) GetSettled() uint64 {
 func (x *StreamOperation) GetTimeoutMs() uint32 {
 	if x != nil {
 		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *StreamOperation) GetSettledOther() uint64 {
+	if x != nil {
+		return x.SettledOther
 	}
 	return 0
 }
@@ -716,7 +727,7 @@ const file_quern_v1_grain_proto_rawDesc = "" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x14\n" +
 	"\x05close\x18\x03 \x01(\bR\x05close\x12+\n" +
-	"\x05error\x18\x04 \x01(\v2\x15.quern.v1.StreamErrorR\x05error\"\xa4\x01\n" +
+	"\x05error\x18\x04 \x01(\v2\x15.quern.v1.StreamErrorR\x05error\"\xc9\x01\n" +
 	"\x0fStreamOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\rR\x06method\x12\x18\n" +
@@ -724,7 +735,8 @@ const file_quern_v1_grain_proto_rawDesc = "" +
 	"\x06number\x18\x04 \x01(\x04R\x06number\x12\x18\n" +
 	"\asettled\x18\x05 \x01(\x04R\asettled\x12\x1d\n" +
 	"\n" +
-	"timeout_ms\x18\x06 \x01(\rR\ttimeoutMs\"\xf5\x01\n" +
+	"timeout_ms\x18\x06 \x01(\rR\ttimeoutMs\x12#\n" +
+	"\rsettled_other\x18\a \x01(\x04R\fsettledOther\"\xf5\x01\n" +
 	"\x1aGrainServiceStreamResponse\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.quern.v1.StreamHelloR\x05hello\x120\n" +
 	"\aorigins\x18\x02 \x03(\v2\x16.quern.v1.StreamOriginR\aorigins\x123\n" +

@@ -243,7 +243,11 @@ type SessionRecord struct {
 	// Unix milliseconds by the shard's clock; never 0.
 	ExpiresAtMs int64 `protobuf:"varint,2,opt,name=expires_at_ms,json=expiresAtMs,proto3" json:"expires_at_ms,omitempty"`
 	// The kept results of numbers above done, lowest first.
-	Results       []*SessionResult `protobuf:"bytes,3,rep,name=results,proto3" json:"results,omitempty"`
+	Results []*SessionResult `protobuf:"bytes,3,rep,name=results,proto3" json:"results,omitempty"`
+	// The same of the operations that may wait for others, which have numbers of
+	// their own.
+	WaitsDone     uint64           `protobuf:"varint,4,opt,name=waits_done,json=waitsDone,proto3" json:"waits_done,omitempty"`
+	Waits         []*SessionResult `protobuf:"bytes,5,rep,name=waits,proto3" json:"waits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -295,6 +299,20 @@ func (x *SessionRecord) GetExpiresAtMs() int64 {
 func (x *SessionRecord) GetResults() []*SessionResult {
 	if x != nil {
 		return x.Results
+	}
+	return nil
+}
+
+func (x *SessionRecord) GetWaitsDone() uint64 {
+	if x != nil {
+		return x.WaitsDone
+	}
+	return 0
+}
+
+func (x *SessionRecord) GetWaits() []*SessionResult {
+	if x != nil {
+		return x.Waits
 	}
 	return nil
 }
@@ -687,11 +705,14 @@ const file_quern_store_v1_records_proto_rawDesc = "" +
 	"\x06answer\";\n" +
 	"\aRefusal\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\x80\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xd4\x01\n" +
 	"\rSessionRecord\x12\x12\n" +
 	"\x04done\x18\x01 \x01(\x04R\x04done\x12\"\n" +
 	"\rexpires_at_ms\x18\x02 \x01(\x03R\vexpiresAtMs\x127\n" +
-	"\aresults\x18\x03 \x03(\v2\x1d.quern.store.v1.SessionResultR\aresults\"~\n" +
+	"\aresults\x18\x03 \x03(\v2\x1d.quern.store.v1.SessionResultR\aresults\x12\x1d\n" +
+	"\n" +
+	"waits_done\x18\x04 \x01(\x04R\twaitsDone\x123\n" +
+	"\x05waits\x18\x05 \x03(\v2\x1d.quern.store.v1.SessionResultR\x05waits\"~\n" +
 	"\rSessionResult\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n" +
 	"\x05reply\x18\x02 \x01(\fH\x00R\x05reply\x123\n" +
@@ -744,14 +765,15 @@ var file_quern_store_v1_records_proto_goTypes = []any{
 var file_quern_store_v1_records_proto_depIdxs = []int32{
 	2, // 0: quern.store.v1.OnceRecord.refusal:type_name -> quern.store.v1.Refusal
 	4, // 1: quern.store.v1.SessionRecord.results:type_name -> quern.store.v1.SessionResult
-	2, // 2: quern.store.v1.SessionResult.refusal:type_name -> quern.store.v1.Refusal
-	6, // 3: quern.store.v1.LockState.holders:type_name -> quern.store.v1.LockHolderState
-	7, // 4: quern.store.v1.LockState.queue:type_name -> quern.store.v1.LockWaiterState
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	4, // 2: quern.store.v1.SessionRecord.waits:type_name -> quern.store.v1.SessionResult
+	2, // 3: quern.store.v1.SessionResult.refusal:type_name -> quern.store.v1.Refusal
+	6, // 4: quern.store.v1.LockState.holders:type_name -> quern.store.v1.LockHolderState
+	7, // 5: quern.store.v1.LockState.queue:type_name -> quern.store.v1.LockWaiterState
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_quern_store_v1_records_proto_init() }
