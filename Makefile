@@ -44,8 +44,12 @@ run: build ## Start one node in a temporary folder, run the load bench against i
 ##@ Check
 
 .PHONY: test
-test: redis ## Run every test under the race detector (PKG=… RUN=… TESTFLAGS=…)
+test: redis consul ## Run every test under the race detector (PKG=… RUN=… TESTFLAGS=…)
 	@scripts/test.sh -race -shuffle=on -timeout=15m $(if $(RUN),-run='$(RUN)') $(TESTFLAGS) $(PKG)
+
+.PHONY: consul
+consul: ## Find or fetch consul, which the tests of many nodes need
+	@scripts/consul.sh
 
 .PHONY: test-long
 test-long: ## Run the tests that take minutes
