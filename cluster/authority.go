@@ -123,7 +123,9 @@ type Session string
 // Watch says how long a read may wait for news.
 type Watch struct {
 	// Index is that of the last answer. The read waits until there is another
-	// state than the one with that index. Zero waits for nothing.
+	// state than the one with that index. Zero waits for nothing. Where the
+	// authority was restored before the read began, and its index is lower now,
+	// the read may wait for all of Wait: begin with zero after an error.
 	Index uint64
 	// Wait bounds the wait, at most MaxWait; an authority may add a sixteenth.
 	// The answer is complete even if nothing has changed. Zero or less waits
