@@ -31,7 +31,7 @@ func Consul(tb testing.TB, o consulproc.Options) *consulproc.Process {
 	if err != nil {
 		tb.Fatalf("consul %s does not start: %v", version, err)
 	}
-	tb.Cleanup(p.Stop)
+	tb.Cleanup(p.Kill) // nothing that it has is needed any more
 	Used(tb, "consul", version)
 	return p
 }
