@@ -12,7 +12,7 @@ import (
 	"github.com/quern-io/quern/cluster"
 )
 
-// Consul's words, as 1.8 writes them; 1.21 still does. A text that contains one
+// Consul's words, as 1.8.7 and 1.22.3 both write them. A text that contains one
 // of them means what the name says.
 const (
 	saysDenied        = "Permission denied"
