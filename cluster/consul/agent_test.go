@@ -43,9 +43,9 @@ func lockWrites(n, index uint64) []cluster.LockWrite {
 // asks in a second at 256 shards.
 func TestRequests(t *testing.T) {
 	t.Parallel()
-	server := start(t).(agent)
+	server := startAgent(t)
 	var requests atomic.Int64
-	pooled := http.DefaultTransport.(*http.Transport).Clone()
+	pooled := &http.Transport{}
 	t.Cleanup(pooled.CloseIdleConnections)
 	conf := api.DefaultConfig()
 	conf.HttpClient = &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
@@ -91,11 +91,40 @@ func TestRequests(t *testing.T) {
 	t.Logf("an idle node of three asks %.1f times a second", perSecond)
 }
 
+// TestSession looks at what a session was made with: the checks that end it,
+// and what happens then.
+func TestSession(t *testing.T) {
+	t.Parallel()
+	server := startAgent(t)
+	a := connect(t, consul.Config{Cluster: "c", Address: server.addr})
+	self := member("a b")
+	session, err := a.Join(t.Context(), self, 1500*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := server.api.Session().Info(string(session), nil)
+	if err != nil || got == nil {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	id := "quern-c-a_b-" + self.Incarnation.String()
+	if got.Name != id || got.TTL != "10s" || got.LockDelay != 1500*time.Millisecond || got.Behavior != api.SessionBehaviorRelease {
+		t.Errorf("the session is %+v", got)
+	}
+	if !slices.Equal(got.NodeChecks, []string{"serfHealth"}) ||
+		!slices.Equal(got.ServiceChecks, []api.ServiceCheck{{ID: "check-" + id}}) {
+		t.Errorf("its checks are %v and %v", got.NodeChecks, got.ServiceChecks)
+	}
+	service := services(t, server)[id]
+	if service == nil || service.Service != "quern-c" || service.Address != "127.0.0.1" || service.Port != 7411 {
+		t.Errorf("the member is %+v", service)
+	}
+}
+
 // TestHandsInTheData: values that are not Quern's, and services and checks that
 // somebody else has registered.
 func TestHandsInTheData(t *testing.T) {
 	t.Parallel()
-	server := start(t).(agent)
+	server := startAgent(t)
 	a := connect(t, consul.Config{Cluster: "c", Address: server.addr, CheckTTL: time.Minute})
 	session := join(t, a, "a")
 	if _, err := a.Create(t.Context(), lockWrites(2, 0)); err != nil {

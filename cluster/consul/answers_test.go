@@ -182,7 +182,8 @@ func TestProofInParts(t *testing.T) {
 // was said, with a deadline of the caller's and without.
 func TestSilence(t *testing.T) {
 	t.Parallel()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	var listen net.ListenConfig
+	listener, err := listen.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ type agent struct {
 	api  *api.Client
 }
 
-func start(tb testing.TB) clustertest.Server {
+func startAgent(tb testing.TB) agent {
 	tb.Helper()
 	p := testservice.Consul(tb, consulproc.Options{})
 	conf := api.DefaultConfig()
@@ -88,5 +88,7 @@ func (a agent) Save(tb testing.TB) func(testing.TB) {
 
 func TestConsul(t *testing.T) {
 	t.Parallel()
-	clustertest.Run(t, clustertest.Target{Start: start})
+	clustertest.Run(t, clustertest.Target{
+		Start: func(tb testing.TB) clustertest.Server { return startAgent(tb) },
+	})
 }
