@@ -120,6 +120,13 @@ func testAcquireIsGuarded(f *fixture) {
 		f.Errorf("rewritten: %+v", lock)
 	}
 	b.prove(cluster.Done, 0)
+	// Writing what is there already is done, and changes no index.
+	rewrite[0].Index = results[0].Index
+	again, err := b.Acquire(f.ctx(), b.session, rewrite)
+	f.want("rewrite again", again, err, shards[:1], cluster.Done)
+	if again[0].Index != results[0].Index {
+		f.Errorf("written again: index %d, before %d", again[0].Index, results[0].Index)
+	}
 }
 
 func testReleaseIsGuarded(f *fixture) {

@@ -1,6 +1,7 @@
 package consul_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -117,6 +118,77 @@ func TestSession(t *testing.T) {
 	service := services(t, server)[id]
 	if service == nil || service.Service != "quern-c" || service.Address != "127.0.0.1" || service.Port != 7411 {
 		t.Errorf("the member is %+v", service)
+	}
+}
+
+// TestOutage kills the only server and starts it again. A member whose check
+// outlives that still has its locks; one whose check does not has lost them all
+// at once, and they are left alone for a while from then on.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	p := testservice.Consul(t, consulproc.Options{Dir: t.TempDir()})
+	connectWith := func(checkTTL time.Duration) *consul.Authority {
+		return connect(t, consul.Config{Cluster: "c", Address: p.Addr(), CheckTTL: checkTTL})
+	}
+	long, short := connectWith(5*time.Minute), connectWith(time.Second)
+	longSession, shortSession := join(t, long, "long"), join(t, short, "short")
+	if _, err := long.Create(t.Context(), lockWrites(2, 0)); err != nil {
+		t.Fatal(err)
+	}
+	table, err := long.Table(t.Context(), cluster.Watch{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	locks := lockWrites(2, table.Locks[0].Index)
+	own, err := long.Acquire(t.Context(), longSession, locks[:1])
+	if err != nil || own[0].Verdict != cluster.Done {
+		t.Fatalf("%v, %v", own, err)
+	}
+	other, err := short.Acquire(t.Context(), shortSession, locks[1:])
+	if err != nil || other[0].Verdict != cluster.Done {
+		t.Fatalf("%v, %v", other, err)
+	}
+
+	// The agent keeps what a check was told, but not what it was registered with.
+	if err := long.KeepAlive(t.Context(), longSession); err != nil {
+		t.Fatal(err)
+	}
+	p.Kill()
+	down := time.Now()
+	for time.Since(down) < 1500*time.Millisecond {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		if results, err := long.Prove(ctx, longSession, []uint32{0}); !errors.Is(err, cluster.ErrUnreachable) || results[0].Verdict != cluster.Unknown {
+			t.Fatalf("while it is down: %v, %v", results, err)
+		}
+		<-ctx.Done()
+		cancel()
+	}
+	again, err := p.Again(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(again.Kill)
+
+	freed := table
+	for index := uint64(0); ; index = freed.Index {
+		if freed, err = long.Table(t.Context(), cluster.Watch{Index: index, Wait: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+		if lock, _ := freed.Lock(1); lock.Holder == "" {
+			break
+		}
+	}
+	results, err := long.Prove(t.Context(), longSession, upTo(2))
+	if err != nil || results[0].Verdict != cluster.Done || results[1].Verdict != cluster.Gone {
+		t.Errorf("after the restart: %v, %v", results, err)
+	}
+	lock, _ := freed.Lock(1)
+	results, err = long.Acquire(t.Context(), longSession, []cluster.LockWrite{{Shard: 1, Index: lock.Index}})
+	if err != nil || results[0].Verdict != cluster.Delayed {
+		t.Errorf("right after the restart: %v, %v", results, err)
+	}
+	if err := long.KeepAlive(t.Context(), longSession); err != nil {
+		t.Errorf("keep alive: %v", err)
 	}
 }
 

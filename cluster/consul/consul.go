@@ -142,12 +142,14 @@ func (a *Authority) bounded(ctx context.Context) (context.Context, context.Cance
 // watch runs a query that waits as w says, and ends by itself even if Consul
 // never answers. It returns the index of the answer, and whether it fell.
 //
+// The leader answers, and only when it has caught up: one that was just elected
+// would answer from before otherwise, even with nothing at all.
+//
 // When its state is replaced, Consul answers all that waits at once, with what
 // was there before; asked again under that index, it would wait. So an answer
 // that comes too soon and tells nothing new is asked for again without index.
 func (a *Authority) watch(ctx context.Context, w cluster.Watch, read func(*api.QueryOptions) (*api.QueryMeta, error)) (index uint64, fell bool, err error) {
-	// Without flags of consistency the leader answers, which is what is needed.
-	q := &api.QueryOptions{}
+	q := &api.QueryOptions{RequireConsistent: true}
 	if w.Index > 0 && w.Wait > 0 {
 		q.WaitIndex, q.WaitTime = w.Index, min(w.Wait, cluster.MaxWait)
 	}
@@ -157,7 +159,7 @@ func (a *Authority) watch(ctx context.Context, w cluster.Watch, read func(*api.Q
 	began := time.Now()
 	meta, err := read(q.WithContext(ctx))
 	if err == nil && meta.LastIndex <= q.WaitIndex && time.Since(began) < q.WaitTime {
-		meta, err = read((&api.QueryOptions{}).WithContext(ctx))
+		meta, err = read(query(ctx))
 	}
 	if err != nil {
 		return 0, false, err

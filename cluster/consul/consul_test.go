@@ -89,6 +89,9 @@ func (a agent) Save(tb testing.TB) func(testing.TB) {
 func TestConsul(t *testing.T) {
 	t.Parallel()
 	clustertest.Run(t, clustertest.Target{
-		Start: func(tb testing.TB) clustertest.Server { return startAgent(tb) },
+		Start: func(tb testing.TB) clustertest.Server {
+			tb.Helper()
+			return startAgent(tb)
+		},
 	})
 }

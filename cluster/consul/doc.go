@@ -32,8 +32,9 @@
 // check-session, though: a refused permission ends it before it has looked.
 //
 // Record, placement and locks are watched with one query, so that a table is
-// one moment's; members are watched with another. Neither is answered by a
-// follower. An index that falls is handed on as what it is, see
+// one moment's; members are watched with another. Both are consistent reads: in
+// the default mode a leader that was just elected answers from a state in which
+// what was committed is missing. An index that falls is handed on as what it is, see
 // [cluster.Table.Fell].
 //
 // At the default cadence a node with 86 shards asks 6 times a second: 4 for

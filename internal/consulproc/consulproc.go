@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -29,7 +28,7 @@ const (
 	// attempts is how often Start tries again where a port was taken by
 	// somebody else between its choice and its use.
 	attempts = 3
-	// pollEvery is how often Start asks whether there is a leader.
+	// pollEvery is how often Start asks whether the agent is ready.
 	pollEvery = 20 * time.Millisecond
 	// stopTimeout is how long Stop waits before it kills.
 	stopTimeout = 10 * time.Second
@@ -51,6 +50,8 @@ type Options struct {
 // Process is a running agent. Its methods may be called concurrently.
 type Process struct {
 	cmd    *exec.Cmd
+	binary string
+	args   []string
 	addr   string
 	exited chan struct{}
 	log    tail
@@ -145,16 +146,32 @@ func start(o Options, tlsPort bool) (*Process, error) {
 	if o.Config != "" {
 		args = append(args, "-hcl="+o.Config)
 	}
-	p := &Process{addr: "127.0.0.1:" + ports[0], exited: make(chan struct{})}
-	p.cmd = exec.Command(o.Binary, args...) //nolint:noctx,gosec // ends by a signal; the caller's program
-	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
-	p.cmd.SysProcAttr = endWithParent()
+	p := &Process{binary: o.Binary, args: args, addr: "127.0.0.1:" + ports[0]}
 	return p, p.run()
+}
+
+// Again starts an agent that has ended once more, on the same ports and with
+// what it kept. It returns when that has a leader.
+func (p *Process) Again(ctx context.Context) (*Process, error) {
+	<-p.exited
+	next := &Process{binary: p.binary, args: p.args, addr: p.addr}
+	if err := next.run(); err != nil {
+		return nil, err
+	}
+	if err := next.ready(ctx); err != nil {
+		next.Kill()
+		return nil, err
+	}
+	return next, nil
 }
 
 // run starts the program on a thread that lives as long as the program does:
 // the system ends it with the thread that started it.
 func (p *Process) run() error {
+	p.exited = make(chan struct{})
+	p.cmd = exec.Command(p.binary, p.args...) //nolint:noctx,gosec // ends by a signal; the caller's program
+	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	p.cmd.SysProcAttr = endWithParent()
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -172,12 +189,13 @@ func (p *Process) run() error {
 	return nil
 }
 
-// ready waits until the agent has a leader.
+// ready waits until the agent has a leader that has caught up with what was kept:
+// one that was just elected answers other reads from before.
 func (p *Process) ready(ctx context.Context) error {
 	ticker := time.NewTicker(pollEvery)
 	defer ticker.Stop()
 	for {
-		if p.hasLeader(ctx) {
+		if p.answers(ctx) {
 			return nil
 		}
 		select {
@@ -190,10 +208,10 @@ func (p *Process) ready(ctx context.Context) error {
 	}
 }
 
-func (p *Process) hasLeader(ctx context.Context) bool {
+func (p *Process) answers(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.addr+"/v1/status/leader", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.addr+"/v1/kv/none?consistent", nil)
 	if err != nil {
 		return false
 	}
@@ -203,9 +221,9 @@ func (p *Process) hasLeader(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	body, err := io.ReadAll(resp.Body)
-	_ = resp.Body.Close() // read to its end
-	return err == nil && resp.StatusCode == http.StatusOK && strings.Contains(string(body), ":")
+	_ = resp.Body.Close() // the status says enough
+	// There is no such key, or nobody may read it.
+	return resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusForbidden
 }
 
 // Addr returns HOST:PORT of the HTTP interface.

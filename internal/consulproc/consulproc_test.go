@@ -15,12 +15,18 @@ import (
 // live on after Stop.
 func TestRestart(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	first := testservice.Consul(t, consulproc.Options{Dir: dir})
+	first := testservice.Consul(t, consulproc.Options{Dir: t.TempDir()})
 	put(t, first, "kept")
 	first.Kill()
 
-	second := testservice.Consul(t, consulproc.Options{Dir: dir})
+	second, err := first.Again(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(second.Kill)
+	if second.Addr() != first.Addr() {
+		t.Errorf("it has moved from %s to %s", first.Addr(), second.Addr())
+	}
 	if got := get(t, second); got != "kept" {
 		t.Errorf("after a restart the value is %q", got)
 	}
