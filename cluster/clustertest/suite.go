@@ -94,10 +94,13 @@ func Run(t *testing.T, target Target) {
 }
 
 const (
-	// patience bounds what a test waits for, and a steady check's TTL: no test
-	// but those of checks depends on it.
-	patience    = 30 * time.Second
+	// patience bounds what a test waits for. It, and all times here, are long
+	// beside what a busy machine takes for a few calls.
+	patience = 30 * time.Second
+	// steadyCheck is of a check that does not end while a test runs, shortCheck
+	// of one whose end a test waits for.
 	steadyCheck = time.Minute
+	shortCheck  = 4 * time.Second
 	// delay is the lock-delay of sessions in most tests.
 	delay = time.Second
 	// pollEvery is how often a test looks for what it waits for.

@@ -214,7 +214,8 @@ func testNoSession(f *fixture) {
 // testLockDelay: a lock whose session was lost is left alone for the session's
 // delay, one that is merely free is not.
 func testLockDelay(f *fixture) {
-	a, b := f.join("a"), f.join("b")
+	const delay = 3 * time.Second
+	a, b := f.joinWith("a", steadyCheck, delay), f.join("b")
 	a.holds(1)
 	a.create(2)
 	ended := time.Now()

@@ -134,7 +134,7 @@ func testMemberNames(f *fixture) {
 // testCheckEnds lets a member fall silent: its locks become free, after a while
 // others get them, and it cannot go on under its session.
 func testCheckEnds(f *fixture) {
-	silent, other := f.joinWith("silent", time.Second, delay), f.join("other")
+	silent, other := f.joinWith("silent", shortCheck, delay), f.join("other")
 	silent.holds(1, 2)
 	f.eventually("the locks are free", func() bool {
 		table := f.table(other)
@@ -170,14 +170,13 @@ func testCheckEnds(f *fixture) {
 	})
 }
 
-// testKeepAlive keeps a member for twice as long as its check lasts.
+// testKeepAlive keeps a member for longer than its check lasts by itself.
 func testKeepAlive(f *fixture) {
-	const ttl = 3 * time.Second
-	n := f.joinWith("a", ttl, delay)
+	n := f.joinWith("a", shortCheck, delay)
 	n.holds(1)
-	ticker := time.NewTicker(ttl / 10)
+	ticker := time.NewTicker(shortCheck / 10)
 	defer ticker.Stop()
-	for range 20 {
+	for range 15 {
 		<-ticker.C
 		if err := n.KeepAlive(f.ctx(), n.session); err != nil {
 			f.Fatalf("keep alive: %v", err)

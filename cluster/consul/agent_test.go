@@ -25,7 +25,7 @@ func member(name string) cluster.Member {
 // join makes a member whose check lasts for the test.
 func join(t *testing.T, a *consul.Authority, name string) cluster.Session {
 	t.Helper()
-	session, err := a.Join(t.Context(), member(name), time.Second)
+	session, err := a.Join(t.Context(), member(name), 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,10 +127,11 @@ func TestSession(t *testing.T) {
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	p := testservice.Consul(t, consulproc.Options{Dir: t.TempDir()})
+	const shortTTL = 3 * time.Second
 	connectWith := func(checkTTL time.Duration) *consul.Authority {
 		return connect(t, consul.Config{Cluster: "c", Address: p.Addr(), CheckTTL: checkTTL})
 	}
-	long, short := connectWith(5*time.Minute), connectWith(time.Second)
+	long, short := connectWith(5*time.Minute), connectWith(shortTTL)
 	longSession, shortSession := join(t, long, "long"), join(t, short, "short")
 	if _, err := long.Create(t.Context(), lockWrites(2, 0)); err != nil {
 		t.Fatal(err)
@@ -155,7 +156,7 @@ func TestOutage(t *testing.T) {
 	}
 	p.Kill()
 	down := time.Now()
-	for time.Since(down) < 1500*time.Millisecond {
+	for time.Since(down) < shortTTL {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		if results, err := long.Prove(ctx, longSession, []uint32{0}); !errors.Is(err, cluster.ErrUnreachable) || results[0].Verdict != cluster.Unknown {
 			t.Fatalf("while it is down: %v, %v", results, err)
