@@ -187,20 +187,19 @@ func (c *Client) Create(ctx context.Context, locks []cluster.LockWrite) ([]clust
 func (c *Client) Acquire(ctx context.Context, s cluster.Session, locks []cluster.LockWrite) ([]cluster.Result, error) {
 	const what = "acquire locks"
 	return c.each(ctx, what, locks, maxOps/2, func(k key, l cluster.LockWrite, now time.Time) (cluster.Verdict, uint64) {
-		e := c.twin.state.entries[k]
-		if e.index == l.Index || e.holder != "" && e.holder != s || now.Before(c.twin.delays[k]) {
-			return c.lock(k, s, l.Value, now)
-		}
-		return cluster.Moved, 0
-	}, func(chunk []cluster.LockWrite, now time.Time) error {
+		e, found := c.twin.state.entries[k]
+		switch {
 		// Delays are looked at before anything else, as Consul does.
-		for _, l := range chunk {
-			if !now.Before(c.twin.delays[c.lockKey(l)]) {
-				return c.alive(what, s)
-			}
+		case now.Before(c.twin.delays[k]):
+			return cluster.Delayed, 0
+		case c.alive(what, s) != nil:
+			return cluster.Refused, 0
+		case found && e.index == l.Index || e.holder != "" && e.holder != s:
+			return c.lock(k, s, l.Value, now)
+		default:
+			return cluster.Moved, 0
 		}
-		return given(what, s)
-	})
+	}, func() error { return given(what, s) })
 }
 
 // Release implements cluster.Locks.
@@ -215,7 +214,7 @@ func (c *Client) Release(ctx context.Context, s cluster.Session, locks []cluster
 		default:
 			return cluster.Done, c.twin.put(k, l.Value, "")
 		}
-	}, func([]cluster.LockWrite, time.Time) error { return given(what, s) })
+	}, func() error { return given(what, s) })
 }
 
 // Prove implements cluster.Locks.
@@ -230,11 +229,7 @@ func (c *Client) Prove(ctx context.Context, s cluster.Session, shards []uint32) 
 			return cluster.Gone, 0
 		}
 		return cluster.Done, 0
-	}, func([]cluster.LockWrite, time.Time) error { return given(what, s) })
-}
-
-func (c *Client) lockKey(l cluster.LockWrite) key {
-	return key{cluster: c.cluster, kind: aLock, shard: l.Shard}
+	}, func() error { return given(what, s) })
 }
 
 // lock takes or rewrites a lock for a session. The caller holds the twin's mu.
@@ -267,12 +262,12 @@ func noSession(what string) error {
 	return fmt.Errorf("clustertest: %s: %w", what, cluster.ErrSessionLost)
 }
 
-// each does something to each lock, some together in one transaction. check,
-// if not nil, says first whether a transaction can be.
+// each does something to each lock, some together in one transaction, which is
+// refused as a whole where one is. check, if not nil, says first whether a
+// transaction can be.
 func (c *Client) each(
 	ctx context.Context, what string, locks []cluster.LockWrite, together int,
-	do func(key, cluster.LockWrite, time.Time) (cluster.Verdict, uint64),
-	check func([]cluster.LockWrite, time.Time) error,
+	do func(key, cluster.LockWrite, time.Time) (cluster.Verdict, uint64), check func() error,
 ) ([]cluster.Result, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -285,32 +280,36 @@ func (c *Client) each(
 		got := make([]cluster.Result, len(chunk))
 		err := c.write(ctx, what, func(now time.Time) error {
 			if check != nil {
-				if err := check(chunk, now); err != nil {
+				if err := check(); err != nil {
 					return err
 				}
 			}
+			refused := false
 			for i, l := range chunk {
-				got[i].Verdict, got[i].Index = do(c.lockKey(l), l, now)
+				got[i].Shard = l.Shard
+				got[i].Verdict, got[i].Index = do(key{cluster: c.cluster, kind: aLock, shard: l.Shard}, l, now)
+				refused = refused || got[i].Verdict == cluster.Refused
+			}
+			if refused {
+				return noSession(what)
 			}
 			return nil
 		})
-		if err != nil {
-			return failed(results, from, len(chunk), err)
-		}
-		for i, r := range got {
-			results[from+i].Verdict, results[from+i].Index = r.Verdict, r.Index
+		switch {
+		case err == nil:
+			copy(results[from:], got)
+		case errors.Is(err, cluster.ErrSessionLost) && got[0].Verdict != cluster.Unknown:
+			copy(results[from:], got)
+			return results, err
+		case errors.Is(err, cluster.ErrSessionLost), errors.Is(err, cluster.ErrDenied):
+			return results, err
+		default:
+			// got may yet be written to, and nobody knows whether it was.
+			for i := range chunk {
+				results[from+i].Verdict = cluster.Unknown
+			}
+			return results, err
 		}
 	}
 	return results, nil
-}
-
-// failed says that the outcome of n results is not known, where the error does
-// not say that nothing was done.
-func failed(results []cluster.Result, from, n int, err error) ([]cluster.Result, error) {
-	if !errors.Is(err, cluster.ErrDenied) && !errors.Is(err, cluster.ErrSessionLost) {
-		for i := from; i < from+n; i++ {
-			results[i].Verdict = cluster.Unknown
-		}
-	}
-	return results, err
 }

@@ -3,6 +3,7 @@
 //
 // [Run] is the suite. What Quern relies on, of Consul too, is written there and
 // nowhere else: a test of it that fails means that the design has lost a leg.
+// [History] makes calls that are drawn from a seed, to compare two servers.
 //
 // [Twin] behaves like one Consul server with its agent: sessions that end with
 // a check, lock-delay, guarded transactions of bounded size, blocking queries,

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -94,4 +97,41 @@ func TestConsul(t *testing.T) {
 			return startAgent(tb)
 		},
 	})
+}
+
+// hands are an operator's on a twin.
+type hands struct{ *clustertest.Twin }
+
+func (h hands) Connect(_ testing.TB, name string, checkTTL time.Duration) cluster.Authority {
+	return h.Twin.Connect(name, checkTTL)
+}
+
+func (h hands) DeleteLock(_ testing.TB, name string, shard uint32) { h.Twin.DeleteLock(name, shard) }
+func (h hands) EndSession(_ testing.TB, s cluster.Session)         { h.Twin.EndSession(s) }
+
+func (h hands) Save(testing.TB) func(testing.TB) {
+	saved := h.Snapshot()
+	return func(testing.TB) { h.Restore(saved) }
+}
+
+// TestTwinIsAlike makes the same calls on Consul and on its twin, and finds no
+// difference. QUERN_SEED repeats a run.
+func TestTwinIsAlike(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	if text := os.Getenv("QUERN_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const steps = 400
+	t.Logf("QUERN_SEED=%d", seed)
+	fromTwin := clustertest.History(t, hands{clustertest.New()}, seed, steps)
+	fromConsul := clustertest.History(t, startAgent(t), seed, steps)
+	for i := range fromTwin {
+		if fromTwin[i] != fromConsul[i] {
+			t.Fatalf("step %d, after\n  %s\nis on Consul\n  %s\nand on the twin\n  %s", i, fromConsul[max(i, 1)-1], fromConsul[i], fromTwin[i])
+		}
+	}
 }
