@@ -27,6 +27,17 @@ func (h hands) Save(testing.TB) func(testing.TB) {
 	return func(testing.TB) { h.Restore(saved) }
 }
 
+// TestTwinInRealTime runs the suite on one twin that all tests share.
+func TestTwinInRealTime(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it waits for real time to pass")
+	}
+	t.Parallel()
+	clustertest.Run(t, clustertest.Target{
+		Start: func(testing.TB) clustertest.Server { return hands{clustertest.New()} },
+	})
+}
+
 func TestTwin(t *testing.T) {
 	t.Parallel()
 	clustertest.Run(t, clustertest.Target{

@@ -60,12 +60,13 @@ func (a *Authority) Join(ctx context.Context, m cluster.Member, lockDelay time.D
 	if err != nil {
 		return "", err
 	}
-	if err := a.api.Agent().ServiceRegisterOpts(registration, api.ServiceRegisterOpts{}.WithContext(ctx)); err != nil {
-		return "", classify("register as a member", needsService, err)
-	}
+	// Before it is known whether it succeeds: Leave is to undo it in any case.
 	a.mu.Lock()
 	a.id = registration.ID
 	a.mu.Unlock()
+	if err := a.api.Agent().ServiceRegisterOpts(registration, api.ServiceRegisterOpts{}.WithContext(ctx)); err != nil {
+		return "", classify("register as a member", needsService, err)
+	}
 	session, err := a.openSession(ctx, registration.ID, lockDelay)
 	if err != nil {
 		return "", err
@@ -114,8 +115,8 @@ func (a *Authority) openSession(ctx context.Context, id string, lockDelay time.D
 		if !contains(err, saysCheckMissing) && !contains(err, saysCheckCritical) {
 			return "", classify("open a session", needsSessions, err)
 		}
-		if sleep(ctx, wait) != nil {
-			return "", classify("open a session", needsSessions, err)
+		if ended := sleep(ctx, wait); ended != nil {
+			return "", classify("open a session", needsSessions, fmt.Errorf("%w: %w", ended, err))
 		}
 		// Telling the agent makes it tell the servers, and the check must not
 		// end while it is waited for.
