@@ -3,11 +3,14 @@ package consul_test
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -234,6 +237,29 @@ func TestPlacementTooLarge(t *testing.T) {
 	})
 	if _, err := authority.PutPlacement(t.Context(), "s", 1, nil); !errors.Is(err, cluster.ErrDenied) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestTLS: certificates are the configuration's to say.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusConflict)
+		_, _ = io.WriteString(w, `{"Errors":[{"OpIndex":0,"What":"failed session check for key"}]}`)
+	}))
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0) // handshakes fail here
+	server.StartTLS()
+	defer server.Close()
+	known := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	for _, test := range []struct {
+		ca   []byte
+		want error
+	}{{known, nil}, {nil, cluster.ErrUnreachable}} {
+		a := connect(t, consul.Config{Cluster: "c", Address: server.URL, API: &api.Config{TLSConfig: api.TLSConfig{CAPem: test.ca}}})
+		if _, err := a.Prove(t.Context(), "s", []uint32{1}); !errors.Is(err, test.want) {
+			t.Errorf("%v, want %v", err, test.want)
+		}
+		a.Close()
 	}
 }
 
