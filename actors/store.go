@@ -81,6 +81,9 @@ type Raised struct {
 	Epoch uint64
 	// Time is the shard's clock at its last commit, in Unix milliseconds.
 	Time int64
+	// Err says why the epoch was not raised where it is not that another one
+	// stands in the way: the store has perhaps lost what it acknowledged.
+	Err error
 }
 
 // Batch is what one shard wants to commit.
