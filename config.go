@@ -11,6 +11,7 @@ import (
 
 	"github.com/quern-io/quern/internal/machine"
 	"github.com/quern-io/quern/keyspace"
+	"github.com/quern-io/quern/storage/postgres"
 )
 
 // Names of stores for Config.Store.
@@ -32,7 +33,8 @@ type Config struct {
 	// exist. It must be empty or a Quern data folder.
 	DataDir string
 	// Store is where states are kept: StoreEmbedded, which is the default,
-	// or StoreMemory.
+	// StoreMemory, or a PostgreSQL server as
+	// postgres://user@host/database?schema=NAME, see storage/postgres.
 	Store string
 	// Listen is the host and port of the gRPC listener, HTTP that of the
 	// listener for JSON, gRPC-Web and metrics. Port 0 takes a free one. None
@@ -99,10 +101,10 @@ func (c Config) validate() error {
 	switch {
 	case c.Consul != "" || c.Cluster != "":
 		return errors.New("this version runs a lone node; leave Consul and Cluster empty")
-	case strings.HasPrefix(c.Store, "postgres://"), strings.HasPrefix(c.Store, "postgresql://"):
-		return errors.New("this version has no PostgreSQL store; use embedded or memory")
-	case c.Store != StoreEmbedded && c.Store != StoreMemory:
-		return fmt.Errorf("no store is named %q; use embedded or memory", c.Store)
+	case c.Store != StoreEmbedded && c.Store != StoreMemory && !c.postgres():
+		return fmt.Errorf("no store is named %q; use embedded, memory or postgres://…", c.Store)
+	case c.postgres() && c.postgresOptions().Check() != nil:
+		return c.postgresOptions().Check() //nolint:wrapcheck // says all there is to say
 	case c.Store == StoreEmbedded && c.DataDir == "":
 		return errors.New("the embedded store needs DataDir")
 	case c.Shards != 0 && !keyspace.ValidShards(c.Shards):
@@ -112,6 +114,15 @@ func (c Config) validate() error {
 	default:
 		return nil
 	}
+}
+
+// postgres says whether Store is the URL of a PostgreSQL server.
+func (c Config) postgres() bool {
+	return strings.HasPrefix(c.Store, "postgres://") || strings.HasPrefix(c.Store, "postgresql://")
+}
+
+func (c Config) postgresOptions() postgres.Options {
+	return postgres.Options{URL: c.Store, Shards: c.Shards, Logger: c.Logger, Metrics: c.Metrics}
 }
 
 func validNode(name string) bool {

@@ -22,6 +22,7 @@ import (
 	"github.com/quern-io/quern/server"
 	"github.com/quern-io/quern/storage/embedded"
 	"github.com/quern-io/quern/storage/memory"
+	"github.com/quern-io/quern/storage/postgres"
 )
 
 // Counter is a handle of one counter.
@@ -45,8 +46,9 @@ type Node struct {
 	store   actors.Store
 	info    actors.StoreInfo
 	runtime *actors.Runtime
-	server  *server.Server // nil where it listens nowhere
-	bulks   sync.Pool      // of *bulk
+	running atomic.Pointer[actors.Runtime] // runtime, once it has started
+	server  *server.Server                 // nil where it listens nowhere
+	bulks   sync.Pool                      // of *bulk
 
 	draining atomic.Bool
 	closing  sync.Once
@@ -66,11 +68,11 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := openStore(ctx, cfg)
-	if err != nil {
+	n := &Node{cfg: cfg, closed: make(chan struct{})}
+	if n.store, err = n.openStore(ctx); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, store: store, info: store.Info(), closed: make(chan struct{})}
+	n.info = n.store.Info()
 	if err := n.start(ctx); err != nil {
 		// What was begun is undone even where ctx has ended.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
@@ -80,7 +82,13 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	return n, nil
 }
 
-func openStore(ctx context.Context, cfg Config) (actors.Store, error) {
+func (n *Node) openStore(ctx context.Context) (actors.Store, error) {
+	cfg := n.cfg
+	if cfg.postgres() {
+		o := cfg.postgresOptions()
+		o.Lone, o.OnLost = true, n.lost
+		return postgres.Open(ctx, o) //nolint:wrapcheck // says all there is to say
+	}
 	if cfg.Store == StoreMemory {
 		shards := cfg.Shards
 		if shards == 0 {
@@ -92,6 +100,14 @@ func openStore(ctx context.Context, cfg Config) (actors.Store, error) {
 		Dir: cfg.DataDir, Shards: cfg.Shards, MinFreeBytes: cfg.MinFreeBytes,
 		Logger: cfg.Logger, Metrics: cfg.Metrics,
 	})
+}
+
+// lost hears that the store is perhaps another's. Nothing serves before the
+// runtime is there.
+func (n *Node) lost(err error) {
+	if r := n.running.Load(); r != nil {
+		r.Reraise(err)
+	}
 }
 
 func (n *Node) start(ctx context.Context) error {
@@ -106,6 +122,7 @@ func (n *Node) start(ctx context.Context) error {
 	if err := n.runtime.Start(ctx); err != nil {
 		return err
 	}
+	n.running.Store(n.runtime)
 	var claims []actors.Claim
 	for _, c := range local.Claims(n.info.Shards, time.Now()) {
 		claims = append(claims, actors.Claim{Shard: c.Shard, Epoch: c.Epoch})

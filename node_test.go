@@ -21,7 +21,7 @@ func TestBadConfigIsRefused(t *testing.T) {
 	for name, cfg := range map[string]quern.Config{
 		"no folder":          {},
 		"unknown store":      {Store: "floppy"},
-		"postgres":           {Store: "postgres://localhost"},
+		"postgres":           {Store: "postgres://localhost?schema=No"},
 		"consul":             {Store: quern.StoreMemory, Consul: "127.0.0.1:8500"},
 		"odd shards":         {Store: quern.StoreMemory, Shards: 3},
 		"negative limit":     {Store: quern.StoreMemory, ResidentLimit: -1},

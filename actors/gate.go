@@ -216,7 +216,7 @@ func (s *shard) settle(f *flight) {
 	case Refused:
 		s.rollback(refusal(f.verdict.Err))
 	case Fenced:
-		s.lose()
+		s.lose(f.verdict.Err)
 	case Unclear:
 		s.rt.log.Warn("commit outcome unknown; the shard reloads", slog.Any("shard", s.id), slog.Any("err", f.verdict.Err))
 		s.reload(failure.Wrap(f.verdict.Err, failure.OutcomeUnknown, "the commit failed half way; the operation perhaps happened"))

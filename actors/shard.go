@@ -347,7 +347,7 @@ func (s *shard) raised(q raiseRequest, result Raised) {
 	case result.OK:
 		s.activate(q.raise.Epoch, result.Time)
 	default:
-		s.lose()
+		s.lose(result.Err)
 	}
 }
 
@@ -384,10 +384,11 @@ func (s *shard) reload(err error) {
 	s.rt.raiser.enqueue(s.raise(Raise{Epoch: s.epoch.Load() + 1, From: s.epoch.Load()}))
 }
 
-// lose ends the present activation for good: the store has a higher epoch.
-func (s *shard) lose() {
-	s.rt.log.Error("shard lost: the store knows a higher epoch",
-		slog.Any("shard", s.id), slog.Uint64("epoch", s.epoch.Load()))
+// lose ends the present activation for good: the store has a higher epoch, or
+// what the store says instead.
+func (s *shard) lose(why error) {
+	s.rt.log.Error("shard lost: the store does not take its epoch any more",
+		slog.Any("shard", s.id), slog.Uint64("epoch", s.epoch.Load()), slog.Any("err", why))
 	s.phase = fenced
 	s.owned.Store(false)
 	s.ready.Store(false)

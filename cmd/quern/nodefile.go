@@ -69,7 +69,7 @@ func claimFolder(dir string) error {
 	}
 	for _, e := range entries {
 		if name := e.Name(); name != nodeFileName && name != nodeFileTemp {
-			return fmt.Errorf("--data %s: holds %s, which a memory store did not make: name an empty folder", dir, name)
+			return fmt.Errorf("--data %s: holds %s, which a node on this store did not make: name an empty folder", dir, name)
 		}
 	}
 	return nil

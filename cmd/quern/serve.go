@@ -74,7 +74,7 @@ func (k *serveCommand) Run(ctx context.Context, a *app, parsed *kong.Context) er
 		}
 	}
 	log.InfoContext(ctx, "node is ready", slog.String("node", file.Node), slog.String("grpc", file.GRPC),
-		slog.String("http", file.HTTP), slog.String("store", k.store()), slog.String("data", k.folder()))
+		slog.String("http", file.HTTP), slog.String("store", k.storeName()), slog.String("data", k.folder()))
 	<-ctx.Done()
 	log.InfoContext(ctx, "node is stopping", slog.String("node", file.Node), slog.Duration("drain_timeout", k.DrainTimeout))
 	if err := k.drain(ctx, n, again); err != nil {
@@ -134,6 +134,19 @@ func (k *serveCommand) store() string {
 	return k.Store
 }
 
+// postgres says whether the store is a PostgreSQL server.
+func (k *serveCommand) postgres() bool {
+	return strings.HasPrefix(k.Store, "postgres://") || strings.HasPrefix(k.Store, "postgresql://")
+}
+
+// storeName is the store without what a URL may hold of a password.
+func (k *serveCommand) storeName() string {
+	if k.postgres() {
+		return "postgres"
+	}
+	return k.store()
+}
+
 // folder is where node.json goes; empty where there is no data folder.
 func (k *serveCommand) folder() string {
 	if k.Data == "" && k.store() != quern.StoreMemory {
@@ -173,28 +186,25 @@ func (k *serveCommand) check() error {
 	if err := k.checkStore(); err != nil {
 		return err
 	}
-	if k.Data != "" && k.store() == quern.StoreMemory {
-		return claimFolder(k.Data)
+	if dir := k.folder(); dir != "" && k.store() != quern.StoreEmbedded {
+		return claimFolder(dir)
 	}
 	return nil
 }
 
 // checkStore checks --store together with --consul and --cluster.
 func (k *serveCommand) checkStore() error {
-	postgres := strings.HasPrefix(k.Store, "postgres://") || strings.HasPrefix(k.Store, "postgresql://")
 	switch {
 	case k.Consul != "" && k.Store == "":
 		return usagef("--consul %s: name the store with --store", k.Consul)
 	case k.Consul != "" && k.Store == quern.StoreEmbedded:
 		return usagef("--store embedded: cannot be used with --consul, since nobody could take over a lost node's shards")
-	case k.store() != quern.StoreEmbedded && k.store() != quern.StoreMemory && !postgres:
+	case k.store() != quern.StoreEmbedded && k.store() != quern.StoreMemory && !k.postgres():
 		return usagef("--store %q: is none of memory, embedded and postgres://…", k.Store)
 	case k.Consul != "":
 		return usagef("--consul %s: this build has no Consul support", k.Consul)
 	case k.Cluster != "":
 		return usagef("--cluster %s: needs --consul", k.Cluster)
-	case postgres:
-		return usagef("--store postgres://…: this build has no PostgreSQL store") // without the password
 	}
 	return nil
 }

@@ -91,7 +91,7 @@ func TestServeRefusesWhatCannotWork(t *testing.T) {
 		{"--log-format xml", "--log-format", 2},
 		{"--log-level loud", "--log-level", 2},
 		{"--store sqlite", `--store "sqlite"`, 2},
-		{"--store postgres://u:secret@h/d", "this build has no PostgreSQL store", 2},
+		{"--store postgres://u:secret@h/d --data " + foreign, "holds photo.jpg", 1},
 		{"--consul 127.0.0.1:8500", "--consul 127.0.0.1:8500: name the store", 2},
 		{"--consul 127.0.0.1:8500 --store embedded", "--store embedded: cannot be used with --consul", 2},
 		{"--consul 127.0.0.1:8500 --store memory --cluster c", "this build has no Consul support", 2},

@@ -81,7 +81,7 @@ func (s *Server) create(ctx context.Context) error {
 		return err
 	}
 	const hba = "local all locked scram-sha-256\nlocal all all trust\nlocal replication all trust\n"
-	if err := os.WriteFile(filepath.Join(s.data(), "pg_hba.conf"), []byte(hba), 0o600); err != nil { //nolint:gosec // a path of our own
+	if err := os.WriteFile(filepath.Join(s.data(), "pg_hba.conf"), []byte(hba), 0o600); err != nil {
 		return fmt.Errorf("pgproc: %w", err)
 	}
 	return s.single(ctx, "CREATE DATABASE "+Role)
@@ -186,7 +186,7 @@ func (s *Server) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("pgproc: %w", err)
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }() // the server has its own handle
 	args := []string{
 		"-D", s.data(), "-k", s.home,
 		"-c", "listen_addresses=", "-c", "shared_buffers=32MB", "-c", "dynamic_shared_memory_type=mmap",

@@ -16,8 +16,8 @@ const minVersion = 130000
 
 // facts is what decides whether a server may be used.
 type facts struct {
-	version                   int
-	standby                   bool
+	version            int
+	standby            bool
 	fsync, synchronous string
 	// line is the history that the server writes: its system's identifier and
 	// its timeline. It is empty for engines that have none.

@@ -101,8 +101,7 @@ const (
 // sqlState returns the code of what the server said, empty where the error is
 // none of the server's.
 func sqlState(err error) string {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pg.Code
 	}
 	return ""

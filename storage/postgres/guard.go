@@ -28,13 +28,14 @@ type guard struct {
 	owner [16]byte  // tells this process from those before it
 	conn  *pgx.Conn // belongs to run
 	group sync.WaitGroup
+	doubt chan struct{} // see suspect
 
 	mu   sync.Mutex
 	held chan struct{} // closed while the lock is held
 }
 
 func newGuard(s *Store) *guard {
-	g := &guard{store: s, held: make(chan struct{})}
+	g := &guard{store: s, held: make(chan struct{}), doubt: make(chan struct{}, 1)}
 	_, _ = rand.Read(g.owner[:]) // never fails (documented since Go 1.24)
 	return g
 }
@@ -58,7 +59,7 @@ func (g *guard) take(ctx context.Context) error {
 		return s.explain(err)
 	}
 	if err := g.lock(ctx, conn); err != nil {
-		closeConn(conn)
+		closeConn(ctx, conn)
 		return err
 	}
 	g.conn = conn
@@ -119,8 +120,8 @@ func (g *guard) holder(ctx context.Context, conn *pgx.Conn) string {
 
 // run proves the lock again and again, and takes it back when it is lost.
 func (g *guard) run(ctx context.Context) {
-	defer func() { g.release() }()
-	for pause(ctx, proofEvery) {
+	defer g.release(ctx)
+	for g.due(ctx) {
 		err := g.prove(ctx)
 		if err == nil || ctx.Err() != nil {
 			continue
@@ -131,7 +132,7 @@ func (g *guard) run(ctx context.Context) {
 		g.held = make(chan struct{})
 		g.mu.Unlock()
 		g.store.options.OnLost(fmt.Errorf("%w: the lock was lost: %w", ErrUnavailable, err))
-		closeConn(g.conn)
+		closeConn(ctx, g.conn)
 		g.conn = nil
 		if !g.retake(ctx) {
 			return
@@ -140,6 +141,26 @@ func (g *guard) run(ctx context.Context) {
 		g.mu.Lock()
 		close(g.held)
 		g.mu.Unlock()
+	}
+}
+
+// due waits until the lock is to be proven; false means that ctx ended.
+func (g *guard) due(ctx context.Context) bool {
+	timer := time.NewTimer(proofEvery)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-g.doubt:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
+// suspect has the lock proven at once: another connection was lost.
+func (g *guard) suspect() {
+	select {
+	case g.doubt <- struct{}{}:
+	default:
 	}
 }
 
@@ -194,18 +215,18 @@ func (g *guard) wait(ctx context.Context) error {
 func (g *guard) stop() { g.group.Wait() }
 
 // release says goodbye, so that the next owner need not wait.
-func (g *guard) release() {
+func (g *guard) release(ctx context.Context) {
 	if g.conn == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), proofTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), proofTimeout)
 	defer cancel()
 	_, _ = g.conn.Exec(ctx, g.store.sql.disown, g.owner[:]) // without it the next one waits a little
-	closeConn(g.conn)
+	closeConn(ctx, g.conn)
 }
 
-func closeConn(conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx) // whatever it says, it is closed
 }

@@ -117,11 +117,18 @@ func orDefault[T int | time.Duration](field *T, value T) {
 	}
 }
 
+// Check returns what Open would say about the options alone: ErrURL or
+// ErrShards.
+func (o Options) Check() error {
+	_, _, err := o.parse()
+	return err
+}
+
 // schemaName is what a schema may be called: no quoting, no surprise.
 var schemaName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 
 // parse splits the URL into the pool's configuration and the schema.
-func (o *Options) parse() (*pgxpool.Config, string, error) {
+func (o Options) parse() (*pgxpool.Config, string, error) {
 	if o.Shards != 0 && !keyspace.ValidShards(o.Shards) {
 		return nil, "", fmt.Errorf("%w: got %d, must be a power of two of at most %d", ErrShards, o.Shards, keyspace.MaxShards)
 	}

@@ -40,8 +40,7 @@ type statements struct {
 
 // newStatements writes the queries. A row of shards has the highest epoch that
 // was raised, in 64 bits of which bigint shows the highest as a sign.
-//
-//nolint:gosec // the schema's name was checked, and the lock is a constant
+// The schema's name was checked.
 func newStatements(schema, rowLock string) statements {
 	meta, shards, states := schema+".meta", schema+".shards", schema+".states"
 	lock := `SELECT shard, epoch, coalesce(current_setting('fsync', true), '') FROM ` + shards + ` WHERE shard = ANY($1) ORDER BY shard ` + rowLock
@@ -87,7 +86,7 @@ func newStatements(schema, rowLock string) statements {
 // advisory returns the number of an advisory lock of this schema. Such locks
 // belong to a database.
 func (s *Store) advisory(what string) int64 {
-	return int64(xxhash.Sum64String("quern " + s.schema + " " + what)) //nolint:gosec // any 64 bits will do
+	return int64(xxhash.Sum64String("quern " + s.schema + " " + what))
 }
 
 // setUp makes the tables where there are none, and reads what the store is. An
@@ -134,11 +133,11 @@ func (s *Store) create(ctx context.Context, tx pgx.Tx, schema bool) error {
 		shards = keyspace.DefaultShards
 	}
 	id := make([]byte, 16)
-	_, _ = rand.Read(id) // never fails (documented since Go 1.24)
-	if _, err := tx.Exec(ctx, s.sql.insertMeta, formatVersion, id, int32(shards), formatHash); err != nil { //nolint:gosec // at most 65,536
+	_, _ = rand.Read(id) // never fails
+	if _, err := tx.Exec(ctx, s.sql.insertMeta, formatVersion, id, int32(shards), formatHash); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, s.sql.insertShards, int32(shards)) //nolint:gosec // at most 65,536
+	_, err := tx.Exec(ctx, s.sql.insertShards, int32(shards))
 	return err
 }
 
@@ -155,11 +154,11 @@ func (s *Store) readMeta(ctx context.Context, tx pgx.Tx) error {
 	switch {
 	case format > formatVersion:
 		return fmt.Errorf("%w: the schema %q has format %d, this version knows %d; use the version that made it, or a newer one", ErrNewer, s.schema, format, formatVersion)
-	case hash != formatHash || len(id) != 16 || !keyspace.ValidShards(uint32(shards)): //nolint:gosec // a negative number is not valid either
+	case hash != formatHash || len(id) != 16 || !keyspace.ValidShards(uint32(shards)):
 		return s.foreign(nil)
-	case s.options.Shards != 0 && s.options.Shards != uint32(shards): //nolint:gosec // checked above
+	case s.options.Shards != 0 && s.options.Shards != uint32(shards):
 		return fmt.Errorf("%w: the schema %q has %d, asked for %d; leave the number away or name another schema", ErrShards, s.schema, shards, s.options.Shards)
 	}
-	s.info = actors.StoreInfo{Name: "postgres", Durable: true, ClusterID: [16]byte(id), Shards: uint32(shards)} //nolint:gosec // checked above
+	s.info = actors.StoreInfo{Name: "postgres", Durable: true, ClusterID: [16]byte(id), Shards: uint32(shards)}
 	return nil
 }

@@ -51,7 +51,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	o.Metrics.NewGauge("quern_store_open", func() float64 { return float64(s.open.Load()) })
 	cfg.ConnConfig.ValidateConnect, cfg.ConnConfig.OnNotice = s.validate, onNotice
 	cfg.AfterConnect = s.afterConnect
-	if s.pool, err = pgxpool.NewWithConfig(s.quit, cfg); err != nil {
+	if s.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
 		s.cancel()
 		return nil, fmt.Errorf("%w: %w", ErrURL, err)
 	}
@@ -132,6 +132,9 @@ func (s *Store) attempt(ctx context.Context, f func(ctx context.Context, conn *p
 	if err != nil && conn.Conn().IsClosed() {
 		// The others were likely lost with it.
 		s.pool.Reset()
+		if s.guard != nil {
+			s.guard.suspect()
+		}
 	}
 	return err
 }
