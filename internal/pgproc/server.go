@@ -190,6 +190,7 @@ func (s *Server) Start(ctx context.Context) error {
 	args := []string{
 		"-D", s.data(), "-k", s.home,
 		"-c", "listen_addresses=", "-c", "shared_buffers=32MB", "-c", "dynamic_shared_memory_type=mmap",
+		"-c", "restore_command=false", // for StartAs
 	}
 	for _, setting := range s.settings {
 		args = append(args, "-c", setting)
@@ -227,7 +228,7 @@ func (s *Server) ready(ctx context.Context) error {
 	for {
 		text, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
 		lines := strings.Split(string(text), "\n")
-		if err == nil && len(lines) > 7 && strings.TrimSpace(lines[7]) == "ready" && lines[0] == fmt.Sprint(s.process.cmd.Process.Pid) {
+		if err == nil && len(lines) > 7 && accepts(lines[7]) && lines[0] == fmt.Sprint(s.process.cmd.Process.Pid) {
 			return nil
 		}
 		select {
@@ -241,6 +242,12 @@ func (s *Server) ready(ctx context.Context) error {
 	}
 }
 
+// accepts says whether a server in this state accepts connections.
+func accepts(state string) bool {
+	state = strings.TrimSpace(state)
+	return state == "ready" || state == "standby"
+}
+
 func (s *Server) logFile() string { return filepath.Join(s.home, "log") }
 
 // Log returns what the server has logged.
@@ -250,4 +257,20 @@ func (s *Server) Log() string {
 		return err.Error()
 	}
 	return string(text)
+}
+
+// StartAs starts a stopped server with a file named signal in its data folder:
+// standby.signal makes it a standby without a primary, recovery.signal gives it
+// a new timeline, as a promotion does.
+func (s *Server) StartAs(ctx context.Context, signal string) error {
+	path := filepath.Join(s.data(), signal)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return fmt.Errorf("pgproc: %w", err)
+	}
+	if s.user != nil {
+		if err := os.Chown(path, int(s.user.Uid), int(s.user.Gid)); err != nil {
+			return fmt.Errorf("pgproc: %w", err)
+		}
+	}
+	return s.Start(ctx)
 }

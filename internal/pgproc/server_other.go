@@ -21,6 +21,9 @@ func Start(context.Context, ...string) (*Server, error) { return nil, errSystem 
 // Start fails.
 func (*Server) Start(context.Context) error { return errSystem }
 
+// StartAs fails.
+func (*Server) StartAs(context.Context, string) error { return errSystem }
+
 // Stop, Kill and Close do nothing.
 func (*Server) Stop() error { return nil }
 
