@@ -44,7 +44,7 @@ run: build ## Start one node in a temporary folder, run the load bench against i
 ##@ Check
 
 .PHONY: test
-test: redis consul ## Run every test under the race detector (PKG=… RUN=… TESTFLAGS=…)
+test: redis consul postgres ## Run every test under the race detector (PKG=… RUN=… TESTFLAGS=…)
 	@scripts/test.sh -race -shuffle=on -timeout=15m $(if $(RUN),-run='$(RUN)') $(TESTFLAGS) $(PKG)
 
 .PHONY: consul
@@ -110,6 +110,10 @@ bench-peers: build redis ## Measure beside the peers in alternating rounds, into
 .PHONY: redis
 redis: ## Find or fetch redis-server, a peer to measure
 	@scripts/redis.sh
+
+.PHONY: postgres
+postgres: ## Find or fetch a PostgreSQL server, for the tests
+	@scripts/postgres.sh
 
 ##@ Change
 

@@ -64,7 +64,7 @@ func runTests(m *testing.M) int {
 // keepEnv tells the variables that speak to tests and not to the program.
 func keepEnv(name string) bool {
 	return strings.HasPrefix(name, "QUERN_CRASHTEST_") || strings.HasPrefix(name, "QUERN_SERVICES_") ||
-		name == "QUERN_REQUIRE_SERVICES"
+		name == "QUERN_REQUIRE_SERVICES" || name == "QUERN_POSTGRES_BIN"
 }
 
 // build builds the program once, with the race detector: what it finds in the

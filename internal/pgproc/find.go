@@ -11,8 +11,15 @@ import (
 // ErrMissing means that this machine has no PostgreSQL server.
 var ErrMissing = errors.New("pgproc: no PostgreSQL server: initdb is neither on PATH nor in /usr/lib/postgresql/*/bin nor under .tools/postgresql; run scripts/postgres.sh")
 
+// binEnv names the folder of initdb and postgres where it is to be another than
+// the one that would be found.
+const binEnv = "QUERN_POSTGRES_BIN"
+
 // find returns the folder of initdb and postgres.
 func find() (string, error) {
+	if bin := os.Getenv(binEnv); bin != "" {
+		return bin, nil
+	}
 	if path, err := exec.LookPath("initdb"); err == nil {
 		if path, err = filepath.EvalSymlinks(path); err == nil && hasServer(filepath.Dir(path)) {
 			return filepath.Dir(path), nil
