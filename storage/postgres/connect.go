@@ -110,6 +110,7 @@ func (s *Store) settings() (names, values []string) {
 	ms := func(d int64) string { return strconv.FormatInt(d, 10) }
 	for _, set := range [][2]string{
 		{"enable_seqscan", "off"},
+		{"enable_bitmapscan", "off"},
 		{"enable_hashjoin", "off"},
 		{"enable_mergejoin", "off"},
 		{"jit", "off"},

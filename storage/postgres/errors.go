@@ -27,9 +27,9 @@ var (
 	// ErrURL: the URL cannot be used.
 	ErrURL = errors.New("postgres: bad URL")
 	// ErrDenied: the server refuses the role or its password.
-	ErrDenied = errors.New("postgres: access denied")
+	ErrDenied = error(&refused{"postgres: access denied", failure.StoreUnavailable})
 	// ErrNoDatabase: the server has no such database.
-	ErrNoDatabase = errors.New("postgres: no such database")
+	ErrNoDatabase = error(&refused{"postgres: no such database", failure.StoreUnavailable})
 	// ErrForeign: the schema holds tables that are not Quern's.
 	ErrForeign = errors.New("postgres: not a Quern schema")
 	// ErrNewer: the schema was made by a newer version.

@@ -54,6 +54,8 @@ func (g *guard) start(ctx context.Context) error {
 
 func (g *guard) take(ctx context.Context) error {
 	s := g.store
+	ctx, cancel := context.WithTimeout(ctx, s.options.LockWait+takeoverDelay+s.options.Timeout)
+	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
 	if err != nil {
 		return s.explain(err)

@@ -66,8 +66,8 @@ func TestLostLock(t *testing.T) {
 func TestLockLostToAnother(t *testing.T) {
 	t.Parallel()
 	server := testservice.Postgres(t)
-	lost := make(chan error, 1)
-	options := postgres.Hasty(postgres.Options{URL: server.URL(), Lone: true, OnLost: func(err error) { lost <- err }})
+	lost := make(chan struct{}, 1)
+	options := postgres.Hasty(postgres.Options{URL: server.URL(), Lone: true, OnLost: func(error) { lost <- struct{}{} }})
 	first := open(t, options)
 	defer func() { _ = first.Close(context.WithoutCancel(t.Context())) }()
 	raise(t, first, actors.Raise{Shard: 1, Epoch: 1})

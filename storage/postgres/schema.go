@@ -72,8 +72,10 @@ func newStatements(schema, rowLock string) statements {
 		rows: `SELECT shard, epoch, incarnation, time FROM ` + shards + ` WHERE shard = ANY($1) ORDER BY shard FOR NO KEY UPDATE`,
 		raise: `UPDATE ` + shards + ` s SET epoch = r.epoch, incarnation = r.incarnation
 	FROM unnest($1::integer[], $2::bigint[], $3::bytea[]) AS r(shard, epoch, incarnation) WHERE s.shard = r.shard`,
+		// A look-up per key, also where the planner knows nothing of the table
+		// yet: with a plain join it may compare each key with the whole shard.
 		read: `SELECT k.i, s.value FROM unnest($2::bytea[]) WITH ORDINALITY AS k(key, i)
-	JOIN ` + states + ` s ON s.shard = $1 AND s.key = k.key`,
+	CROSS JOIN LATERAL (SELECT value FROM ` + states + ` x WHERE x.shard = $1 AND x.key = k.key LIMIT 1) s`,
 		epoch:      `SELECT epoch FROM ` + shards + ` WHERE shard = $1`,
 		scanAll:    `SELECT key, value FROM ` + states + ` WHERE shard = $1 AND key >= $2 ORDER BY key LIMIT $3`,
 		scanBefore: `SELECT key, value FROM ` + states + ` WHERE shard = $1 AND key >= $2 AND key < $4 ORDER BY key LIMIT $3`,

@@ -129,7 +129,7 @@ func (s *Store) attempt(ctx context.Context, f func(ctx context.Context, conn *p
 	}
 	defer conn.Release()
 	err = f(ctx, conn.Conn())
-	if err != nil && conn.Conn().IsClosed() {
+	if conn.Conn().IsClosed() {
 		// The others were likely lost with it.
 		s.pool.Reset()
 		if s.guard != nil {
