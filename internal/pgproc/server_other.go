@@ -5,6 +5,7 @@ package pgproc
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Role is the superuser and the database that a server begins with.
@@ -44,6 +45,9 @@ func (*Server) URLAs(string, string, string, ...string) string { return "" }
 
 // Socket returns nothing.
 func (*Server) Socket() string { return "" }
+
+// CPU returns nothing.
+func (*Server) CPU() time.Duration { return 0 }
 
 // Version returns nothing.
 func (*Server) Version() string { return "" }
