@@ -221,6 +221,11 @@ func TestSilentServer(t *testing.T) {
 	if _, err := s.Raise(t.Context(), []actors.Raise{{Shard: 1, From: 1, Epoch: 2, Incarnation: self}}); err == nil {
 		t.Error("a silent server raised an epoch")
 	}
+	hasty, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := s.Read(hasty, 1, nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("read: %v", err)
+	}
 	resume()
 	eventually(t, func() bool {
 		raised, err := s.Raise(t.Context(), []actors.Raise{{Shard: 1, From: 1, Epoch: 2, Incarnation: self}})

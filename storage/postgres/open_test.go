@@ -34,7 +34,7 @@ func admin(t *testing.T, server *pgproc.Server, statements ...string) {
 func TestOpenTogether(t *testing.T) {
 	t.Parallel()
 	server := testservice.Postgres(t)
-	url := server.URL(schema(), "pool_max_conns=2")
+	url := server.URL("schema=user", "pool_max_conns=2") // a word of SQL
 	infos := make([]actors.StoreInfo, 12)
 	var all sync.WaitGroup
 	for i := range infos {

@@ -40,9 +40,10 @@ type statements struct {
 
 // newStatements writes the queries. A row of shards has the highest epoch that
 // was raised, in 64 bits of which bigint shows the highest as a sign.
-// The schema's name was checked.
+// The schema's name was checked, and is quoted, since it may be a word of SQL.
 func newStatements(schema, rowLock string) statements {
-	meta, shards, states := schema+".meta", schema+".shards", schema+".states"
+	quoted := quote(schema)
+	meta, shards, states := quoted+".meta", quoted+".shards", quoted+".states"
 	lock := `SELECT shard, epoch, coalesce(current_setting('fsync', true), '') FROM ` + shards + ` WHERE shard = ANY($1) ORDER BY shard ` + rowLock
 	return statements{
 		exists: `SELECT to_regclass($1) IS NOT NULL, EXISTS (SELECT FROM pg_namespace WHERE nspname = $2),
@@ -85,6 +86,8 @@ func newStatements(schema, rowLock string) statements {
 	}
 }
 
+func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
+
 // advisory returns the number of an advisory lock of this schema. Such locks
 // belong to a database.
 func (s *Store) advisory(what string) int64 {
@@ -99,7 +102,7 @@ func (s *Store) setUp(ctx context.Context, conn *pgx.Conn) error {
 			return err
 		}
 		var made, schema, inUse bool
-		if err := tx.QueryRow(ctx, s.sql.exists, s.schema+".meta", s.schema).Scan(&made, &schema, &inUse); err != nil {
+		if err := tx.QueryRow(ctx, s.sql.exists, quote(s.schema)+".meta", s.schema).Scan(&made, &schema, &inUse); err != nil {
 			return err
 		}
 		switch {
@@ -121,7 +124,7 @@ func (s *Store) foreign(err error) error {
 
 func (s *Store) create(ctx context.Context, tx pgx.Tx, schema bool) error {
 	if !schema {
-		if _, err := tx.Exec(ctx, `CREATE SCHEMA `+s.schema); err != nil {
+		if _, err := tx.Exec(ctx, `CREATE SCHEMA `+quote(s.schema)); err != nil {
 			return err
 		}
 	}

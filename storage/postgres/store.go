@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -29,7 +30,7 @@ type Store struct {
 	quit    context.Context //nolint:containedctx // the store's own, for its length
 	cancel  context.CancelFunc
 	working workers
-	open    atomic.Int64 // 1 while the server answered last
+	open    atomic.Int64 // 1 where the server answered at last, else 0
 	retries *metrics.Counter
 }
 
@@ -91,7 +92,9 @@ func (s *Store) do(ctx context.Context, f func(ctx context.Context, conn *pgx.Co
 	for wait := retryPause; ; wait = min(2*wait, retryPauseMax) {
 		err := s.attempt(ctx, f)
 		if err == nil {
-			s.open.Store(1)
+			if s.open.Swap(1) == 0 {
+				s.options.Logger.InfoContext(ctx, "the PostgreSQL server answers", slog.String("server", s.where()))
+			}
 			return nil
 		}
 		if ctx.Err() != nil || settled(err) || time.Now().After(patience) {
@@ -113,8 +116,8 @@ func (s *Store) failed(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
 	err = s.explain(err)
-	if errors.Is(err, ErrUnavailable) {
-		s.open.Store(0)
+	if errors.Is(err, ErrUnavailable) && s.open.Swap(0) == 1 {
+		s.options.Logger.WarnContext(ctx, "the PostgreSQL server does not answer", slog.Any("err", err))
 	}
 	return err
 }
