@@ -176,7 +176,7 @@ func TestKillServer(t *testing.T) {
 	t.Parallel()
 	server := testservice.Postgres(t)
 	chance := chance(t)
-	storm(t, server.URL(), 8, func() {
+	storm(t, server.URL(), 6, func() {
 		moment(t, chance)
 		if err := errors.Join(server.Kill(), server.Start(t.Context())); err != nil {
 			t.Fatal(err)
@@ -197,7 +197,7 @@ func TestEndSessions(t *testing.T) {
 	t.Parallel()
 	server := testservice.Postgres(t)
 	chance := chance(t)
-	storm(t, server.URL(), 30, func() {
+	storm(t, server.URL(), 15, func() {
 		moment(t, chance)
 		admin(t, server, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'quern' AND pid <> pg_backend_pid()`)
 	})
@@ -220,6 +220,10 @@ func TestSilentServer(t *testing.T) {
 	wantCommit(t, s, batch(1, 1, "k", "v"), actors.Unclear, postgres.ErrUnavailable)
 	if _, err := s.Raise(t.Context(), []actors.Raise{{Shard: 1, From: 1, Epoch: 2, Incarnation: self}}); err == nil {
 		t.Error("a silent server raised an epoch")
+	}
+	silent := s.Commit(t.Context(), []actors.Batch{batch(2, 1, "k", "v")})[0]
+	if silent.Status != actors.Refused || !errors.Is(silent.Err, postgres.ErrUnavailable) {
+		t.Errorf("a commit to a silent server: %+v", silent)
 	}
 	hasty, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()

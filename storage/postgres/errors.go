@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -142,7 +141,7 @@ func (s *Store) explain(err error) error {
 	at := fmt.Sprintf("server %s, database %q, role %q", s.where(), s.pool.Config().ConnConfig.Database, s.pool.Config().ConnConfig.User)
 	var known interface{ Reason() failure.Reason }
 	switch code := sqlState(err); {
-	case err == nil, errors.As(err, &known), errors.Is(err, ErrTooOld), errors.Is(err, ErrForeign), errors.Is(err, ErrNewer), errors.Is(err, ErrShards), blamesRecords(err), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded) && code == "":
+	case err == nil, errors.As(err, &known), errors.Is(err, ErrTooOld), errors.Is(err, ErrForeign), errors.Is(err, ErrNewer), errors.Is(err, ErrShards), blamesRecords(err):
 		return err
 	case code == codeBadPassword, code == codeBadAuthorization:
 		return fmt.Errorf("%w: %s: check role and password in the URL, and pg_hba.conf: %w", ErrDenied, at, err)

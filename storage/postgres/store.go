@@ -123,8 +123,8 @@ func (s *Store) failed(ctx context.Context, err error) error {
 }
 
 // attempt runs f once, on a connection that is thrown away where it fails.
-func (s *Store) attempt(ctx context.Context, f func(ctx context.Context, conn *pgx.Conn) error) error {
-	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
+func (s *Store) attempt(caller context.Context, f func(ctx context.Context, conn *pgx.Conn) error) error {
+	ctx, cancel := context.WithTimeout(caller, s.options.Timeout)
 	defer cancel()
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
@@ -132,7 +132,7 @@ func (s *Store) attempt(ctx context.Context, f func(ctx context.Context, conn *p
 	}
 	defer conn.Release()
 	err = f(ctx, conn.Conn())
-	if conn.Conn().IsClosed() {
+	if conn.Conn().IsClosed() && caller.Err() == nil {
 		// The others were likely lost with it.
 		s.pool.Reset()
 		if s.guard != nil {
