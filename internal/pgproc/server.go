@@ -21,6 +21,8 @@ import (
 const Role = "quern"
 
 const (
+	// prefix begins the name of a server's folder.
+	prefix    = "quern-pg"
 	pollEvery = 5 * time.Millisecond
 	// startTimeout bounds one start, with the recovery after a kill.
 	startTimeout = 60 * time.Second
@@ -55,7 +57,8 @@ func Start(ctx context.Context, settings ...string) (*Server, error) {
 	if s.user, err = unprivileged(); err != nil {
 		return nil, err
 	}
-	if s.home, err = os.MkdirTemp("", "quern-pg"); err != nil {
+	sweep()
+	if s.home, err = os.MkdirTemp("", prefix); err != nil {
 		return nil, fmt.Errorf("pgproc: %w", err)
 	}
 	if err := s.create(ctx); err != nil {
@@ -69,6 +72,9 @@ func Start(ctx context.Context, settings ...string) (*Server, error) {
 
 // create makes the data folder.
 func (s *Server) create(ctx context.Context) error {
+	if err := s.own(); err != nil {
+		return fmt.Errorf("pgproc: %w", err)
+	}
 	if s.user != nil {
 		if err := os.Chown(s.home, int(s.user.Uid), int(s.user.Gid)); err != nil {
 			return fmt.Errorf("pgproc: %w", err)
