@@ -21,7 +21,7 @@ func TestServerLeavesNothing(t *testing.T) {
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
-	left, err := os.MkdirTemp("", "quern-pg")
+	left, err := os.MkdirTemp("", "quern-pg") //nolint:usetesting // where servers have their folders
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -116,6 +116,7 @@ func race(t *testing.T, server *pgproc.Server, lock string) (loaded, left string
 		if !pausing {
 			return
 		}
+		pausing = false
 		go func() {
 			defer close(done)
 			raise(t, next, actors.Raise{Shard: 1, Epoch: 2, Incarnation: other})
@@ -128,7 +129,7 @@ func race(t *testing.T, server *pgproc.Server, lock string) (loaded, left string
 			default:
 			}
 			var waits bool
-			const query = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%' || $1 || '.shards%')`
+			const query = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%"' || $1 || '".shards%')`
 			name := strings.TrimPrefix(url[strings.Index(url, "schema="):], "schema=")
 			return admin.QueryRow(t.Context(), query, name).Scan(&waits) == nil && waits
 		})
@@ -139,7 +140,6 @@ func race(t *testing.T, server *pgproc.Server, lock string) (loaded, left string
 	pausing = true
 	old.Commit(t.Context(), []actors.Batch{batch(1, 1, "k", "after")})
 	<-done
-	pausing = false
 	if lock == postgres.RowLock {
 		wantCommit(t, old, batch(1, 1, "k", "late"), actors.Fenced, postgres.ErrFenced)
 	}
