@@ -1006,6 +1006,176 @@ func (x *CounterServiceExpireResponse) GetFound() bool {
 	return false
 }
 
+type CounterServiceWatchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CounterServiceWatchRequest) Reset() {
+	*x = CounterServiceWatchRequest{}
+	mi := &file_quern_v1_counter_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CounterServiceWatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CounterServiceWatchRequest) ProtoMessage() {}
+
+func (x *CounterServiceWatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_counter_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CounterServiceWatchRequest.ProtoReflect.Descriptor instead.
+func (*CounterServiceWatchRequest) Descriptor() ([]byte, []int) {
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *CounterServiceWatchRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+type CounterServiceWatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ownership under which this was seen; rises over restarts and moves.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Rises within an epoch, from change to change of the key.
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Absent in a heartbeat.
+	Event         *CounterEvent `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CounterServiceWatchResponse) Reset() {
+	*x = CounterServiceWatchResponse{}
+	mi := &file_quern_v1_counter_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CounterServiceWatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CounterServiceWatchResponse) ProtoMessage() {}
+
+func (x *CounterServiceWatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_counter_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CounterServiceWatchResponse.ProtoReflect.Descriptor instead.
+func (*CounterServiceWatchResponse) Descriptor() ([]byte, []int) {
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CounterServiceWatchResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *CounterServiceWatchResponse) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *CounterServiceWatchResponse) GetEvent() *CounterEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+// CounterEvent is a counter as it was seen.
+type CounterEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Value int64                  `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	// False where the counter is absent: never written, reset or expired.
+	Found bool `protobuf:"varint,2,opt,name=found,proto3" json:"found,omitempty"`
+	// What was left until the counter expires; absent where it does not.
+	Ttl           *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CounterEvent) Reset() {
+	*x = CounterEvent{}
+	mi := &file_quern_v1_counter_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CounterEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CounterEvent) ProtoMessage() {}
+
+func (x *CounterEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_counter_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CounterEvent.ProtoReflect.Descriptor instead.
+func (*CounterEvent) Descriptor() ([]byte, []int) {
+	return file_quern_v1_counter_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CounterEvent) GetValue() int64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *CounterEvent) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
+func (x *CounterEvent) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
 var File_quern_v1_counter_proto protoreflect.FileDescriptor
 
 const file_quern_v1_counter_proto_rawDesc = "" +
@@ -1074,7 +1244,17 @@ const file_quern_v1_counter_proto_rawDesc = "" +
 	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"J\n" +
 	"\x1cCounterServiceExpireResponse\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x03R\x05value\x12\x14\n" +
-	"\x05found\x18\x02 \x01(\bR\x05found2\xdb\x05\n" +
+	"\x05found\x18\x02 \x01(\bR\x05found\".\n" +
+	"\x1aCounterServiceWatchRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\"}\n" +
+	"\x1bCounterServiceWatchResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12,\n" +
+	"\x05event\x18\x03 \x01(\v2\x16.quern.v1.CounterEventR\x05event\"g\n" +
+	"\fCounterEvent\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x03R\x05value\x12\x14\n" +
+	"\x05found\x18\x02 \x01(\bR\x05found\x12+\n" +
+	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl2\xb3\x06\n" +
 	"\x0eCounterService\x12N\n" +
 	"\x03Add\x12\".quern.v1.CounterServiceAddRequest\x1a#.quern.v1.CounterServiceAddResponse\x12Z\n" +
 	"\aAddMany\x12&.quern.v1.CounterServiceAddManyRequest\x1a'.quern.v1.CounterServiceAddManyResponse\x12N\n" +
@@ -1083,7 +1263,8 @@ const file_quern_v1_counter_proto_rawDesc = "" +
 	"\tGetAndSet\x12(.quern.v1.CounterServiceGetAndSetRequest\x1a).quern.v1.CounterServiceGetAndSetResponse\x12l\n" +
 	"\rCompareAndSet\x12,.quern.v1.CounterServiceCompareAndSetRequest\x1a-.quern.v1.CounterServiceCompareAndSetResponse\x12T\n" +
 	"\x05Reset\x12$.quern.v1.CounterServiceResetRequest\x1a%.quern.v1.CounterServiceResetResponse\x12W\n" +
-	"\x06Expire\x12%.quern.v1.CounterServiceExpireRequest\x1a&.quern.v1.CounterServiceExpireResponseB5Z3github.com/quern-io/quern/messages/quern/v1;quernv1b\x06proto3"
+	"\x06Expire\x12%.quern.v1.CounterServiceExpireRequest\x1a&.quern.v1.CounterServiceExpireResponse\x12V\n" +
+	"\x05Watch\x12$.quern.v1.CounterServiceWatchRequest\x1a%.quern.v1.CounterServiceWatchResponse0\x01B5Z3github.com/quern-io/quern/messages/quern/v1;quernv1b\x06proto3"
 
 var (
 	file_quern_v1_counter_proto_rawDescOnce sync.Once
@@ -1097,7 +1278,7 @@ func file_quern_v1_counter_proto_rawDescGZIP() []byte {
 	return file_quern_v1_counter_proto_rawDescData
 }
 
-var file_quern_v1_counter_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_quern_v1_counter_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_quern_v1_counter_proto_goTypes = []any{
 	(*CounterServiceAddRequest)(nil),            // 0: quern.v1.CounterServiceAddRequest
 	(*CounterServiceAddResponse)(nil),           // 1: quern.v1.CounterServiceAddResponse
@@ -1116,33 +1297,40 @@ var file_quern_v1_counter_proto_goTypes = []any{
 	(*CounterServiceResetResponse)(nil),         // 14: quern.v1.CounterServiceResetResponse
 	(*CounterServiceExpireRequest)(nil),         // 15: quern.v1.CounterServiceExpireRequest
 	(*CounterServiceExpireResponse)(nil),        // 16: quern.v1.CounterServiceExpireResponse
-	(*durationpb.Duration)(nil),                 // 17: google.protobuf.Duration
+	(*CounterServiceWatchRequest)(nil),          // 17: quern.v1.CounterServiceWatchRequest
+	(*CounterServiceWatchResponse)(nil),         // 18: quern.v1.CounterServiceWatchResponse
+	(*CounterEvent)(nil),                        // 19: quern.v1.CounterEvent
+	(*durationpb.Duration)(nil),                 // 20: google.protobuf.Duration
 }
 var file_quern_v1_counter_proto_depIdxs = []int32{
 	4,  // 0: quern.v1.CounterServiceAddManyResponse.failures:type_name -> quern.v1.AddManyFailure
-	17, // 1: quern.v1.CounterServiceGetResponse.ttl:type_name -> google.protobuf.Duration
-	17, // 2: quern.v1.CounterServiceExpireRequest.ttl:type_name -> google.protobuf.Duration
-	0,  // 3: quern.v1.CounterService.Add:input_type -> quern.v1.CounterServiceAddRequest
-	2,  // 4: quern.v1.CounterService.AddMany:input_type -> quern.v1.CounterServiceAddManyRequest
-	5,  // 5: quern.v1.CounterService.Get:input_type -> quern.v1.CounterServiceGetRequest
-	7,  // 6: quern.v1.CounterService.Set:input_type -> quern.v1.CounterServiceSetRequest
-	9,  // 7: quern.v1.CounterService.GetAndSet:input_type -> quern.v1.CounterServiceGetAndSetRequest
-	11, // 8: quern.v1.CounterService.CompareAndSet:input_type -> quern.v1.CounterServiceCompareAndSetRequest
-	13, // 9: quern.v1.CounterService.Reset:input_type -> quern.v1.CounterServiceResetRequest
-	15, // 10: quern.v1.CounterService.Expire:input_type -> quern.v1.CounterServiceExpireRequest
-	1,  // 11: quern.v1.CounterService.Add:output_type -> quern.v1.CounterServiceAddResponse
-	3,  // 12: quern.v1.CounterService.AddMany:output_type -> quern.v1.CounterServiceAddManyResponse
-	6,  // 13: quern.v1.CounterService.Get:output_type -> quern.v1.CounterServiceGetResponse
-	8,  // 14: quern.v1.CounterService.Set:output_type -> quern.v1.CounterServiceSetResponse
-	10, // 15: quern.v1.CounterService.GetAndSet:output_type -> quern.v1.CounterServiceGetAndSetResponse
-	12, // 16: quern.v1.CounterService.CompareAndSet:output_type -> quern.v1.CounterServiceCompareAndSetResponse
-	14, // 17: quern.v1.CounterService.Reset:output_type -> quern.v1.CounterServiceResetResponse
-	16, // 18: quern.v1.CounterService.Expire:output_type -> quern.v1.CounterServiceExpireResponse
-	11, // [11:19] is the sub-list for method output_type
-	3,  // [3:11] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	20, // 1: quern.v1.CounterServiceGetResponse.ttl:type_name -> google.protobuf.Duration
+	20, // 2: quern.v1.CounterServiceExpireRequest.ttl:type_name -> google.protobuf.Duration
+	19, // 3: quern.v1.CounterServiceWatchResponse.event:type_name -> quern.v1.CounterEvent
+	20, // 4: quern.v1.CounterEvent.ttl:type_name -> google.protobuf.Duration
+	0,  // 5: quern.v1.CounterService.Add:input_type -> quern.v1.CounterServiceAddRequest
+	2,  // 6: quern.v1.CounterService.AddMany:input_type -> quern.v1.CounterServiceAddManyRequest
+	5,  // 7: quern.v1.CounterService.Get:input_type -> quern.v1.CounterServiceGetRequest
+	7,  // 8: quern.v1.CounterService.Set:input_type -> quern.v1.CounterServiceSetRequest
+	9,  // 9: quern.v1.CounterService.GetAndSet:input_type -> quern.v1.CounterServiceGetAndSetRequest
+	11, // 10: quern.v1.CounterService.CompareAndSet:input_type -> quern.v1.CounterServiceCompareAndSetRequest
+	13, // 11: quern.v1.CounterService.Reset:input_type -> quern.v1.CounterServiceResetRequest
+	15, // 12: quern.v1.CounterService.Expire:input_type -> quern.v1.CounterServiceExpireRequest
+	17, // 13: quern.v1.CounterService.Watch:input_type -> quern.v1.CounterServiceWatchRequest
+	1,  // 14: quern.v1.CounterService.Add:output_type -> quern.v1.CounterServiceAddResponse
+	3,  // 15: quern.v1.CounterService.AddMany:output_type -> quern.v1.CounterServiceAddManyResponse
+	6,  // 16: quern.v1.CounterService.Get:output_type -> quern.v1.CounterServiceGetResponse
+	8,  // 17: quern.v1.CounterService.Set:output_type -> quern.v1.CounterServiceSetResponse
+	10, // 18: quern.v1.CounterService.GetAndSet:output_type -> quern.v1.CounterServiceGetAndSetResponse
+	12, // 19: quern.v1.CounterService.CompareAndSet:output_type -> quern.v1.CounterServiceCompareAndSetResponse
+	14, // 20: quern.v1.CounterService.Reset:output_type -> quern.v1.CounterServiceResetResponse
+	16, // 21: quern.v1.CounterService.Expire:output_type -> quern.v1.CounterServiceExpireResponse
+	18, // 22: quern.v1.CounterService.Watch:output_type -> quern.v1.CounterServiceWatchResponse
+	14, // [14:23] is the sub-list for method output_type
+	5,  // [5:14] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_quern_v1_counter_proto_init() }
@@ -1157,7 +1345,7 @@ func file_quern_v1_counter_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quern_v1_counter_proto_rawDesc), len(file_quern_v1_counter_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

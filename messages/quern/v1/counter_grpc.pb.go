@@ -27,6 +27,7 @@ const (
 	CounterService_CompareAndSet_FullMethodName = "/quern.v1.CounterService/CompareAndSet"
 	CounterService_Reset_FullMethodName         = "/quern.v1.CounterService/Reset"
 	CounterService_Expire_FullMethodName        = "/quern.v1.CounterService/Expire"
+	CounterService_Watch_FullMethodName         = "/quern.v1.CounterService/Watch"
 )
 
 // CounterServiceClient is the client API for CounterService service.
@@ -61,6 +62,13 @@ type CounterServiceClient interface {
 	// Expire lets the counter become absent after ttl. A later Expire replaces
 	// an earlier one; a ttl of zero ends it.
 	Expire(ctx context.Context, in *CounterServiceExpireRequest, opts ...grpc.CallOption) (*CounterServiceExpireResponse, error)
+	// Watch tells the value and then how it changes, in the order of
+	// (epoch, sequence). Of changes that come faster than they are read only the
+	// last is told. An answer without an event is a heartbeat, one in 10 s where
+	// nothing changes. The stream ends with NOT_OWNER or STOPPING where the key's
+	// owner ends; whoever watches then begins anew, and passes over what is not
+	// higher than the last (epoch, sequence) that it saw.
+	Watch(ctx context.Context, in *CounterServiceWatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CounterServiceWatchResponse], error)
 }
 
 type counterServiceClient struct {
@@ -151,6 +159,25 @@ func (c *counterServiceClient) Expire(ctx context.Context, in *CounterServiceExp
 	return out, nil
 }
 
+func (c *counterServiceClient) Watch(ctx context.Context, in *CounterServiceWatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CounterServiceWatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CounterService_ServiceDesc.Streams[0], CounterService_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CounterServiceWatchRequest, CounterServiceWatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CounterService_WatchClient = grpc.ServerStreamingClient[CounterServiceWatchResponse]
+
 // CounterServiceServer is the server API for CounterService service.
 // All implementations must embed UnimplementedCounterServiceServer
 // for forward compatibility.
@@ -183,6 +210,13 @@ type CounterServiceServer interface {
 	// Expire lets the counter become absent after ttl. A later Expire replaces
 	// an earlier one; a ttl of zero ends it.
 	Expire(context.Context, *CounterServiceExpireRequest) (*CounterServiceExpireResponse, error)
+	// Watch tells the value and then how it changes, in the order of
+	// (epoch, sequence). Of changes that come faster than they are read only the
+	// last is told. An answer without an event is a heartbeat, one in 10 s where
+	// nothing changes. The stream ends with NOT_OWNER or STOPPING where the key's
+	// owner ends; whoever watches then begins anew, and passes over what is not
+	// higher than the last (epoch, sequence) that it saw.
+	Watch(*CounterServiceWatchRequest, grpc.ServerStreamingServer[CounterServiceWatchResponse]) error
 	mustEmbedUnimplementedCounterServiceServer()
 }
 
@@ -216,6 +250,9 @@ func (UnimplementedCounterServiceServer) Reset(context.Context, *CounterServiceR
 }
 func (UnimplementedCounterServiceServer) Expire(context.Context, *CounterServiceExpireRequest) (*CounterServiceExpireResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Expire not implemented")
+}
+func (UnimplementedCounterServiceServer) Watch(*CounterServiceWatchRequest, grpc.ServerStreamingServer[CounterServiceWatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedCounterServiceServer) mustEmbedUnimplementedCounterServiceServer() {}
 func (UnimplementedCounterServiceServer) testEmbeddedByValue()                        {}
@@ -382,6 +419,17 @@ func _CounterService_Expire_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CounterService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CounterServiceWatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(CounterServiceServer).Watch(m, &grpc.GenericServerStream[CounterServiceWatchRequest, CounterServiceWatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CounterService_WatchServer = grpc.ServerStreamingServer[CounterServiceWatchResponse]
+
 // CounterService_ServiceDesc is the grpc.ServiceDesc for CounterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -422,6 +470,12 @@ var CounterService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _CounterService_Expire_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Watch",
+			Handler:       _CounterService_Watch_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "quern/v1/counter.proto",
 }

@@ -871,6 +871,195 @@ func (x *LockWaiter) GetAway() bool {
 	return false
 }
 
+type LockServiceWatchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockServiceWatchRequest) Reset() {
+	*x = LockServiceWatchRequest{}
+	mi := &file_quern_v1_lock_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockServiceWatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockServiceWatchRequest) ProtoMessage() {}
+
+func (x *LockServiceWatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_lock_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockServiceWatchRequest.ProtoReflect.Descriptor instead.
+func (*LockServiceWatchRequest) Descriptor() ([]byte, []int) {
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *LockServiceWatchRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+type LockServiceWatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ownership under which this was seen; rises over restarts and moves.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Rises within an epoch, from change to change of the key.
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Absent in a heartbeat.
+	Event         *LockEvent `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockServiceWatchResponse) Reset() {
+	*x = LockServiceWatchResponse{}
+	mi := &file_quern_v1_lock_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockServiceWatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockServiceWatchResponse) ProtoMessage() {}
+
+func (x *LockServiceWatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_lock_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockServiceWatchResponse.ProtoReflect.Descriptor instead.
+func (*LockServiceWatchResponse) Descriptor() ([]byte, []int) {
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *LockServiceWatchResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *LockServiceWatchResponse) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *LockServiceWatchResponse) GetEvent() *LockEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+// LockEvent is a lock as it was seen. A renewal changes nothing of it, so that
+// the lease of a holder can run for longer than it says.
+type LockEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Held  bool                   `protobuf:"varint,1,opt,name=held,proto3" json:"held,omitempty"`
+	// 0 where nobody holds it or waits for it.
+	Permits uint32 `protobuf:"varint,2,opt,name=permits,proto3" json:"permits,omitempty"`
+	// How many hold it.
+	Holds uint32 `protobuf:"varint,3,opt,name=holds,proto3" json:"holds,omitempty"`
+	// How many wait.
+	Waiters uint32 `protobuf:"varint,4,opt,name=waiters,proto3" json:"waiters,omitempty"`
+	// The first 100, in the order in which they got it.
+	Holders       []*LockHolder `protobuf:"bytes,5,rep,name=holders,proto3" json:"holders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockEvent) Reset() {
+	*x = LockEvent{}
+	mi := &file_quern_v1_lock_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockEvent) ProtoMessage() {}
+
+func (x *LockEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_lock_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockEvent.ProtoReflect.Descriptor instead.
+func (*LockEvent) Descriptor() ([]byte, []int) {
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *LockEvent) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *LockEvent) GetPermits() uint32 {
+	if x != nil {
+		return x.Permits
+	}
+	return 0
+}
+
+func (x *LockEvent) GetHolds() uint32 {
+	if x != nil {
+		return x.Holds
+	}
+	return 0
+}
+
+func (x *LockEvent) GetWaiters() uint32 {
+	if x != nil {
+		return x.Waiters
+	}
+	return 0
+}
+
+func (x *LockEvent) GetHolders() []*LockHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
 var File_quern_v1_lock_proto protoreflect.FileDescriptor
 
 const file_quern_v1_lock_proto_rawDesc = "" +
@@ -937,13 +1126,26 @@ const file_quern_v1_lock_proto_rawDesc = "" +
 	"LockWaiter\x12\x14\n" +
 	"\x05owner\x18\x01 \x01(\tR\x05owner\x12\x16\n" +
 	"\x06shared\x18\x02 \x01(\bR\x06shared\x12\x12\n" +
-	"\x04away\x18\x03 \x01(\bR\x04away2\xb8\x03\n" +
+	"\x04away\x18\x03 \x01(\bR\x04away\"+\n" +
+	"\x17LockServiceWatchRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\"w\n" +
+	"\x18LockServiceWatchResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12)\n" +
+	"\x05event\x18\x03 \x01(\v2\x13.quern.v1.LockEventR\x05event\"\x99\x01\n" +
+	"\tLockEvent\x12\x12\n" +
+	"\x04held\x18\x01 \x01(\bR\x04held\x12\x18\n" +
+	"\apermits\x18\x02 \x01(\rR\apermits\x12\x14\n" +
+	"\x05holds\x18\x03 \x01(\rR\x05holds\x12\x18\n" +
+	"\awaiters\x18\x04 \x01(\rR\awaiters\x12.\n" +
+	"\aholders\x18\x05 \x03(\v2\x14.quern.v1.LockHolderR\aholders2\x8a\x04\n" +
 	"\vLockService\x12T\n" +
 	"\aAcquire\x12#.quern.v1.LockServiceAcquireRequest\x1a$.quern.v1.LockServiceAcquireResponse\x12N\n" +
 	"\x05Renew\x12!.quern.v1.LockServiceRenewRequest\x1a\".quern.v1.LockServiceRenewResponse\x12T\n" +
 	"\aRelease\x12#.quern.v1.LockServiceReleaseRequest\x1a$.quern.v1.LockServiceReleaseResponse\x12c\n" +
 	"\fForceRelease\x12(.quern.v1.LockServiceForceReleaseRequest\x1a).quern.v1.LockServiceForceReleaseResponse\x12H\n" +
-	"\x03Get\x12\x1f.quern.v1.LockServiceGetRequest\x1a .quern.v1.LockServiceGetResponseB5Z3github.com/quern-io/quern/messages/quern/v1;quernv1b\x06proto3"
+	"\x03Get\x12\x1f.quern.v1.LockServiceGetRequest\x1a .quern.v1.LockServiceGetResponse\x12P\n" +
+	"\x05Watch\x12!.quern.v1.LockServiceWatchRequest\x1a\".quern.v1.LockServiceWatchResponse0\x01B5Z3github.com/quern-io/quern/messages/quern/v1;quernv1b\x06proto3"
 
 var (
 	file_quern_v1_lock_proto_rawDescOnce sync.Once
@@ -957,7 +1159,7 @@ func file_quern_v1_lock_proto_rawDescGZIP() []byte {
 	return file_quern_v1_lock_proto_rawDescData
 }
 
-var file_quern_v1_lock_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_quern_v1_lock_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_quern_v1_lock_proto_goTypes = []any{
 	(*LockServiceAcquireRequest)(nil),       // 0: quern.v1.LockServiceAcquireRequest
 	(*LockServiceAcquireResponse)(nil),      // 1: quern.v1.LockServiceAcquireResponse
@@ -971,33 +1173,40 @@ var file_quern_v1_lock_proto_goTypes = []any{
 	(*LockServiceGetResponse)(nil),          // 9: quern.v1.LockServiceGetResponse
 	(*LockHolder)(nil),                      // 10: quern.v1.LockHolder
 	(*LockWaiter)(nil),                      // 11: quern.v1.LockWaiter
-	(*durationpb.Duration)(nil),             // 12: google.protobuf.Duration
+	(*LockServiceWatchRequest)(nil),         // 12: quern.v1.LockServiceWatchRequest
+	(*LockServiceWatchResponse)(nil),        // 13: quern.v1.LockServiceWatchResponse
+	(*LockEvent)(nil),                       // 14: quern.v1.LockEvent
+	(*durationpb.Duration)(nil),             // 15: google.protobuf.Duration
 }
 var file_quern_v1_lock_proto_depIdxs = []int32{
-	12, // 0: quern.v1.LockServiceAcquireRequest.ttl:type_name -> google.protobuf.Duration
-	12, // 1: quern.v1.LockServiceAcquireRequest.wait:type_name -> google.protobuf.Duration
-	12, // 2: quern.v1.LockServiceAcquireResponse.ttl:type_name -> google.protobuf.Duration
-	12, // 3: quern.v1.LockServiceRenewRequest.ttl:type_name -> google.protobuf.Duration
-	12, // 4: quern.v1.LockServiceRenewResponse.ttl:type_name -> google.protobuf.Duration
+	15, // 0: quern.v1.LockServiceAcquireRequest.ttl:type_name -> google.protobuf.Duration
+	15, // 1: quern.v1.LockServiceAcquireRequest.wait:type_name -> google.protobuf.Duration
+	15, // 2: quern.v1.LockServiceAcquireResponse.ttl:type_name -> google.protobuf.Duration
+	15, // 3: quern.v1.LockServiceRenewRequest.ttl:type_name -> google.protobuf.Duration
+	15, // 4: quern.v1.LockServiceRenewResponse.ttl:type_name -> google.protobuf.Duration
 	10, // 5: quern.v1.LockServiceForceReleaseResponse.holders:type_name -> quern.v1.LockHolder
 	10, // 6: quern.v1.LockServiceGetResponse.holders:type_name -> quern.v1.LockHolder
 	11, // 7: quern.v1.LockServiceGetResponse.queue:type_name -> quern.v1.LockWaiter
-	12, // 8: quern.v1.LockHolder.ttl:type_name -> google.protobuf.Duration
-	0,  // 9: quern.v1.LockService.Acquire:input_type -> quern.v1.LockServiceAcquireRequest
-	2,  // 10: quern.v1.LockService.Renew:input_type -> quern.v1.LockServiceRenewRequest
-	4,  // 11: quern.v1.LockService.Release:input_type -> quern.v1.LockServiceReleaseRequest
-	6,  // 12: quern.v1.LockService.ForceRelease:input_type -> quern.v1.LockServiceForceReleaseRequest
-	8,  // 13: quern.v1.LockService.Get:input_type -> quern.v1.LockServiceGetRequest
-	1,  // 14: quern.v1.LockService.Acquire:output_type -> quern.v1.LockServiceAcquireResponse
-	3,  // 15: quern.v1.LockService.Renew:output_type -> quern.v1.LockServiceRenewResponse
-	5,  // 16: quern.v1.LockService.Release:output_type -> quern.v1.LockServiceReleaseResponse
-	7,  // 17: quern.v1.LockService.ForceRelease:output_type -> quern.v1.LockServiceForceReleaseResponse
-	9,  // 18: quern.v1.LockService.Get:output_type -> quern.v1.LockServiceGetResponse
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	15, // 8: quern.v1.LockHolder.ttl:type_name -> google.protobuf.Duration
+	14, // 9: quern.v1.LockServiceWatchResponse.event:type_name -> quern.v1.LockEvent
+	10, // 10: quern.v1.LockEvent.holders:type_name -> quern.v1.LockHolder
+	0,  // 11: quern.v1.LockService.Acquire:input_type -> quern.v1.LockServiceAcquireRequest
+	2,  // 12: quern.v1.LockService.Renew:input_type -> quern.v1.LockServiceRenewRequest
+	4,  // 13: quern.v1.LockService.Release:input_type -> quern.v1.LockServiceReleaseRequest
+	6,  // 14: quern.v1.LockService.ForceRelease:input_type -> quern.v1.LockServiceForceReleaseRequest
+	8,  // 15: quern.v1.LockService.Get:input_type -> quern.v1.LockServiceGetRequest
+	12, // 16: quern.v1.LockService.Watch:input_type -> quern.v1.LockServiceWatchRequest
+	1,  // 17: quern.v1.LockService.Acquire:output_type -> quern.v1.LockServiceAcquireResponse
+	3,  // 18: quern.v1.LockService.Renew:output_type -> quern.v1.LockServiceRenewResponse
+	5,  // 19: quern.v1.LockService.Release:output_type -> quern.v1.LockServiceReleaseResponse
+	7,  // 20: quern.v1.LockService.ForceRelease:output_type -> quern.v1.LockServiceForceReleaseResponse
+	9,  // 21: quern.v1.LockService.Get:output_type -> quern.v1.LockServiceGetResponse
+	13, // 22: quern.v1.LockService.Watch:output_type -> quern.v1.LockServiceWatchResponse
+	17, // [17:23] is the sub-list for method output_type
+	11, // [11:17] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_quern_v1_lock_proto_init() }
@@ -1011,7 +1220,7 @@ func file_quern_v1_lock_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quern_v1_lock_proto_rawDesc), len(file_quern_v1_lock_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

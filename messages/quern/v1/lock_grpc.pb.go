@@ -24,6 +24,7 @@ const (
 	LockService_Release_FullMethodName      = "/quern.v1.LockService/Release"
 	LockService_ForceRelease_FullMethodName = "/quern.v1.LockService/ForceRelease"
 	LockService_Get_FullMethodName          = "/quern.v1.LockService/Get"
+	LockService_Watch_FullMethodName        = "/quern.v1.LockService/Watch"
 )
 
 // LockServiceClient is the client API for LockService service.
@@ -59,6 +60,13 @@ type LockServiceClient interface {
 	ForceRelease(ctx context.Context, in *LockServiceForceReleaseRequest, opts ...grpc.CallOption) (*LockServiceForceReleaseResponse, error)
 	// Get tells who holds the lock and who waits for it.
 	Get(ctx context.Context, in *LockServiceGetRequest, opts ...grpc.CallOption) (*LockServiceGetResponse, error)
+	// Watch tells who holds the lock and then how it changes, in the order of
+	// (epoch, sequence). Of changes that come faster than they are read only the
+	// last is told. An answer without an event is a heartbeat, one in 10 s where
+	// nothing changes. The stream ends with NOT_OWNER or STOPPING where the key's
+	// owner ends; whoever watches then begins anew, and passes over what is not
+	// higher than the last (epoch, sequence) that it saw.
+	Watch(ctx context.Context, in *LockServiceWatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LockServiceWatchResponse], error)
 }
 
 type lockServiceClient struct {
@@ -119,6 +127,25 @@ func (c *lockServiceClient) Get(ctx context.Context, in *LockServiceGetRequest, 
 	return out, nil
 }
 
+func (c *lockServiceClient) Watch(ctx context.Context, in *LockServiceWatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LockServiceWatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &LockService_ServiceDesc.Streams[0], LockService_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[LockServiceWatchRequest, LockServiceWatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LockService_WatchClient = grpc.ServerStreamingClient[LockServiceWatchResponse]
+
 // LockServiceServer is the server API for LockService service.
 // All implementations must embed UnimplementedLockServiceServer
 // for forward compatibility.
@@ -152,6 +179,13 @@ type LockServiceServer interface {
 	ForceRelease(context.Context, *LockServiceForceReleaseRequest) (*LockServiceForceReleaseResponse, error)
 	// Get tells who holds the lock and who waits for it.
 	Get(context.Context, *LockServiceGetRequest) (*LockServiceGetResponse, error)
+	// Watch tells who holds the lock and then how it changes, in the order of
+	// (epoch, sequence). Of changes that come faster than they are read only the
+	// last is told. An answer without an event is a heartbeat, one in 10 s where
+	// nothing changes. The stream ends with NOT_OWNER or STOPPING where the key's
+	// owner ends; whoever watches then begins anew, and passes over what is not
+	// higher than the last (epoch, sequence) that it saw.
+	Watch(*LockServiceWatchRequest, grpc.ServerStreamingServer[LockServiceWatchResponse]) error
 	mustEmbedUnimplementedLockServiceServer()
 }
 
@@ -176,6 +210,9 @@ func (UnimplementedLockServiceServer) ForceRelease(context.Context, *LockService
 }
 func (UnimplementedLockServiceServer) Get(context.Context, *LockServiceGetRequest) (*LockServiceGetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Get not implemented")
+}
+func (UnimplementedLockServiceServer) Watch(*LockServiceWatchRequest, grpc.ServerStreamingServer[LockServiceWatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedLockServiceServer) mustEmbedUnimplementedLockServiceServer() {}
 func (UnimplementedLockServiceServer) testEmbeddedByValue()                     {}
@@ -288,6 +325,17 @@ func _LockService_Get_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LockService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(LockServiceWatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LockServiceServer).Watch(m, &grpc.GenericServerStream[LockServiceWatchRequest, LockServiceWatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LockService_WatchServer = grpc.ServerStreamingServer[LockServiceWatchResponse]
+
 // LockService_ServiceDesc is the grpc.ServiceDesc for LockService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -316,6 +364,12 @@ var LockService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _LockService_Get_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Watch",
+			Handler:       _LockService_Watch_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "quern/v1/lock.proto",
 }

@@ -526,6 +526,184 @@ func (x *MapServiceCompareAndSwapResponse) GetVersion() uint64 {
 	return 0
 }
 
+type MapServiceWatchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapServiceWatchRequest) Reset() {
+	*x = MapServiceWatchRequest{}
+	mi := &file_quern_v1_map_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapServiceWatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapServiceWatchRequest) ProtoMessage() {}
+
+func (x *MapServiceWatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_map_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapServiceWatchRequest.ProtoReflect.Descriptor instead.
+func (*MapServiceWatchRequest) Descriptor() ([]byte, []int) {
+	return file_quern_v1_map_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *MapServiceWatchRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+type MapServiceWatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ownership under which this was seen; rises over restarts and moves.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Rises within an epoch, from change to change of the key.
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Absent in a heartbeat.
+	Event         *MapEvent `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapServiceWatchResponse) Reset() {
+	*x = MapServiceWatchResponse{}
+	mi := &file_quern_v1_map_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapServiceWatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapServiceWatchResponse) ProtoMessage() {}
+
+func (x *MapServiceWatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_map_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapServiceWatchResponse.ProtoReflect.Descriptor instead.
+func (*MapServiceWatchResponse) Descriptor() ([]byte, []int) {
+	return file_quern_v1_map_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MapServiceWatchResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *MapServiceWatchResponse) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *MapServiceWatchResponse) GetEvent() *MapEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+// MapEvent is an entry as it was seen.
+type MapEvent struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Value   []byte                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
+	Version uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// False where the entry is absent: never put, deleted or expired.
+	Found bool `protobuf:"varint,3,opt,name=found,proto3" json:"found,omitempty"`
+	// What was left until the entry expires; absent where it does not.
+	Ttl           *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapEvent) Reset() {
+	*x = MapEvent{}
+	mi := &file_quern_v1_map_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapEvent) ProtoMessage() {}
+
+func (x *MapEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_map_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapEvent.ProtoReflect.Descriptor instead.
+func (*MapEvent) Descriptor() ([]byte, []int) {
+	return file_quern_v1_map_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MapEvent) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *MapEvent) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *MapEvent) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
+func (x *MapEvent) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
 var File_quern_v1_map_proto protoreflect.FileDescriptor
 
 const file_quern_v1_map_proto_rawDesc = "" +
@@ -567,13 +745,25 @@ const file_quern_v1_map_proto_rawDesc = "" +
 	"\x03ttl\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"V\n" +
 	" MapServiceCompareAndSwapResponse\x12\x18\n" +
 	"\aswapped\x18\x01 \x01(\bR\aswapped\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x04R\aversion2\xd6\x02\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"*\n" +
+	"\x16MapServiceWatchRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\"u\n" +
+	"\x17MapServiceWatchResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12(\n" +
+	"\x05event\x18\x03 \x01(\v2\x12.quern.v1.MapEventR\x05event\"}\n" +
+	"\bMapEvent\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\fR\x05value\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05found\x18\x03 \x01(\bR\x05found\x12+\n" +
+	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl2\xa6\x03\n" +
 	"\n" +
 	"MapService\x12F\n" +
 	"\x03Put\x12\x1e.quern.v1.MapServicePutRequest\x1a\x1f.quern.v1.MapServicePutResponse\x12F\n" +
 	"\x03Get\x12\x1e.quern.v1.MapServiceGetRequest\x1a\x1f.quern.v1.MapServiceGetResponse\x12O\n" +
 	"\x06Delete\x12!.quern.v1.MapServiceDeleteRequest\x1a\".quern.v1.MapServiceDeleteResponse\x12g\n" +
-	"\x0eCompareAndSwap\x12).quern.v1.MapServiceCompareAndSwapRequest\x1a*.quern.v1.MapServiceCompareAndSwapResponseB5Z3github.com/quern-io/quern/messages/quern/v1;quernv1b\x06proto3"
+	"\x0eCompareAndSwap\x12).quern.v1.MapServiceCompareAndSwapRequest\x1a*.quern.v1.MapServiceCompareAndSwapResponse\x12N\n" +
+	"\x05Watch\x12 .quern.v1.MapServiceWatchRequest\x1a!.quern.v1.MapServiceWatchResponse0\x01B5Z3github.com/quern-io/quern/messages/quern/v1;quernv1b\x06proto3"
 
 var (
 	file_quern_v1_map_proto_rawDescOnce sync.Once
@@ -587,7 +777,7 @@ func file_quern_v1_map_proto_rawDescGZIP() []byte {
 	return file_quern_v1_map_proto_rawDescData
 }
 
-var file_quern_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_quern_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_quern_v1_map_proto_goTypes = []any{
 	(*MapServicePutRequest)(nil),             // 0: quern.v1.MapServicePutRequest
 	(*MapServicePutResponse)(nil),            // 1: quern.v1.MapServicePutResponse
@@ -597,25 +787,32 @@ var file_quern_v1_map_proto_goTypes = []any{
 	(*MapServiceDeleteResponse)(nil),         // 5: quern.v1.MapServiceDeleteResponse
 	(*MapServiceCompareAndSwapRequest)(nil),  // 6: quern.v1.MapServiceCompareAndSwapRequest
 	(*MapServiceCompareAndSwapResponse)(nil), // 7: quern.v1.MapServiceCompareAndSwapResponse
-	(*durationpb.Duration)(nil),              // 8: google.protobuf.Duration
+	(*MapServiceWatchRequest)(nil),           // 8: quern.v1.MapServiceWatchRequest
+	(*MapServiceWatchResponse)(nil),          // 9: quern.v1.MapServiceWatchResponse
+	(*MapEvent)(nil),                         // 10: quern.v1.MapEvent
+	(*durationpb.Duration)(nil),              // 11: google.protobuf.Duration
 }
 var file_quern_v1_map_proto_depIdxs = []int32{
-	8, // 0: quern.v1.MapServicePutRequest.ttl:type_name -> google.protobuf.Duration
-	8, // 1: quern.v1.MapServiceGetResponse.ttl:type_name -> google.protobuf.Duration
-	8, // 2: quern.v1.MapServiceCompareAndSwapRequest.ttl:type_name -> google.protobuf.Duration
-	0, // 3: quern.v1.MapService.Put:input_type -> quern.v1.MapServicePutRequest
-	2, // 4: quern.v1.MapService.Get:input_type -> quern.v1.MapServiceGetRequest
-	4, // 5: quern.v1.MapService.Delete:input_type -> quern.v1.MapServiceDeleteRequest
-	6, // 6: quern.v1.MapService.CompareAndSwap:input_type -> quern.v1.MapServiceCompareAndSwapRequest
-	1, // 7: quern.v1.MapService.Put:output_type -> quern.v1.MapServicePutResponse
-	3, // 8: quern.v1.MapService.Get:output_type -> quern.v1.MapServiceGetResponse
-	5, // 9: quern.v1.MapService.Delete:output_type -> quern.v1.MapServiceDeleteResponse
-	7, // 10: quern.v1.MapService.CompareAndSwap:output_type -> quern.v1.MapServiceCompareAndSwapResponse
-	7, // [7:11] is the sub-list for method output_type
-	3, // [3:7] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	11, // 0: quern.v1.MapServicePutRequest.ttl:type_name -> google.protobuf.Duration
+	11, // 1: quern.v1.MapServiceGetResponse.ttl:type_name -> google.protobuf.Duration
+	11, // 2: quern.v1.MapServiceCompareAndSwapRequest.ttl:type_name -> google.protobuf.Duration
+	10, // 3: quern.v1.MapServiceWatchResponse.event:type_name -> quern.v1.MapEvent
+	11, // 4: quern.v1.MapEvent.ttl:type_name -> google.protobuf.Duration
+	0,  // 5: quern.v1.MapService.Put:input_type -> quern.v1.MapServicePutRequest
+	2,  // 6: quern.v1.MapService.Get:input_type -> quern.v1.MapServiceGetRequest
+	4,  // 7: quern.v1.MapService.Delete:input_type -> quern.v1.MapServiceDeleteRequest
+	6,  // 8: quern.v1.MapService.CompareAndSwap:input_type -> quern.v1.MapServiceCompareAndSwapRequest
+	8,  // 9: quern.v1.MapService.Watch:input_type -> quern.v1.MapServiceWatchRequest
+	1,  // 10: quern.v1.MapService.Put:output_type -> quern.v1.MapServicePutResponse
+	3,  // 11: quern.v1.MapService.Get:output_type -> quern.v1.MapServiceGetResponse
+	5,  // 12: quern.v1.MapService.Delete:output_type -> quern.v1.MapServiceDeleteResponse
+	7,  // 13: quern.v1.MapService.CompareAndSwap:output_type -> quern.v1.MapServiceCompareAndSwapResponse
+	9,  // 14: quern.v1.MapService.Watch:output_type -> quern.v1.MapServiceWatchResponse
+	10, // [10:15] is the sub-list for method output_type
+	5,  // [5:10] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_quern_v1_map_proto_init() }
@@ -631,7 +828,7 @@ func file_quern_v1_map_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quern_v1_map_proto_rawDesc), len(file_quern_v1_map_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	MapService_Get_FullMethodName            = "/quern.v1.MapService/Get"
 	MapService_Delete_FullMethodName         = "/quern.v1.MapService/Delete"
 	MapService_CompareAndSwap_FullMethodName = "/quern.v1.MapService/CompareAndSwap"
+	MapService_Watch_FullMethodName          = "/quern.v1.MapService/Watch"
 )
 
 // MapServiceClient is the client API for MapService service.
@@ -45,6 +46,13 @@ type MapServiceClient interface {
 	// CompareAndSwap sets the value where the entry has the expected version. A
 	// version that differs is an answer, not an error.
 	CompareAndSwap(ctx context.Context, in *MapServiceCompareAndSwapRequest, opts ...grpc.CallOption) (*MapServiceCompareAndSwapResponse, error)
+	// Watch tells the entry and then how it changes, in the order of
+	// (epoch, sequence). Of changes that come faster than they are read only the
+	// last is told. An answer without an event is a heartbeat, one in 10 s where
+	// nothing changes. The stream ends with NOT_OWNER or STOPPING where the key's
+	// owner ends; whoever watches then begins anew, and passes over what is not
+	// higher than the last (epoch, sequence) that it saw.
+	Watch(ctx context.Context, in *MapServiceWatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MapServiceWatchResponse], error)
 }
 
 type mapServiceClient struct {
@@ -95,6 +103,25 @@ func (c *mapServiceClient) CompareAndSwap(ctx context.Context, in *MapServiceCom
 	return out, nil
 }
 
+func (c *mapServiceClient) Watch(ctx context.Context, in *MapServiceWatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MapServiceWatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &MapService_ServiceDesc.Streams[0], MapService_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[MapServiceWatchRequest, MapServiceWatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MapService_WatchClient = grpc.ServerStreamingClient[MapServiceWatchResponse]
+
 // MapServiceServer is the server API for MapService service.
 // All implementations must embed UnimplementedMapServiceServer
 // for forward compatibility.
@@ -115,6 +142,13 @@ type MapServiceServer interface {
 	// CompareAndSwap sets the value where the entry has the expected version. A
 	// version that differs is an answer, not an error.
 	CompareAndSwap(context.Context, *MapServiceCompareAndSwapRequest) (*MapServiceCompareAndSwapResponse, error)
+	// Watch tells the entry and then how it changes, in the order of
+	// (epoch, sequence). Of changes that come faster than they are read only the
+	// last is told. An answer without an event is a heartbeat, one in 10 s where
+	// nothing changes. The stream ends with NOT_OWNER or STOPPING where the key's
+	// owner ends; whoever watches then begins anew, and passes over what is not
+	// higher than the last (epoch, sequence) that it saw.
+	Watch(*MapServiceWatchRequest, grpc.ServerStreamingServer[MapServiceWatchResponse]) error
 	mustEmbedUnimplementedMapServiceServer()
 }
 
@@ -136,6 +170,9 @@ func (UnimplementedMapServiceServer) Delete(context.Context, *MapServiceDeleteRe
 }
 func (UnimplementedMapServiceServer) CompareAndSwap(context.Context, *MapServiceCompareAndSwapRequest) (*MapServiceCompareAndSwapResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CompareAndSwap not implemented")
+}
+func (UnimplementedMapServiceServer) Watch(*MapServiceWatchRequest, grpc.ServerStreamingServer[MapServiceWatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedMapServiceServer) mustEmbedUnimplementedMapServiceServer() {}
 func (UnimplementedMapServiceServer) testEmbeddedByValue()                    {}
@@ -230,6 +267,17 @@ func _MapService_CompareAndSwap_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _MapService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(MapServiceWatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MapServiceServer).Watch(m, &grpc.GenericServerStream[MapServiceWatchRequest, MapServiceWatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MapService_WatchServer = grpc.ServerStreamingServer[MapServiceWatchResponse]
+
 // MapService_ServiceDesc is the grpc.ServiceDesc for MapService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -254,6 +302,12 @@ var MapService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _MapService_CompareAndSwap_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Watch",
+			Handler:       _MapService_Watch_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "quern/v1/map.proto",
 }

@@ -51,6 +51,8 @@ const (
 	CounterServiceResetProcedure = "/quern.v1.CounterService/Reset"
 	// CounterServiceExpireProcedure is the fully-qualified name of the CounterService's Expire RPC.
 	CounterServiceExpireProcedure = "/quern.v1.CounterService/Expire"
+	// CounterServiceWatchProcedure is the fully-qualified name of the CounterService's Watch RPC.
+	CounterServiceWatchProcedure = "/quern.v1.CounterService/Watch"
 )
 
 // CounterServiceClient is a client for the quern.v1.CounterService service.
@@ -76,6 +78,13 @@ type CounterServiceClient interface {
 	// Expire lets the counter become absent after ttl. A later Expire replaces
 	// an earlier one; a ttl of zero ends it.
 	Expire(context.Context, *v1.CounterServiceExpireRequest) (*v1.CounterServiceExpireResponse, error)
+	// Watch tells the value and then how it changes, in the order of
+	// (epoch, sequence). Of changes that come faster than they are read only the
+	// last is told. An answer without an event is a heartbeat, one in 10 s where
+	// nothing changes. The stream ends with NOT_OWNER or STOPPING where the key's
+	// owner ends; whoever watches then begins anew, and passes over what is not
+	// higher than the last (epoch, sequence) that it saw.
+	Watch(context.Context, *v1.CounterServiceWatchRequest) (*connect.ServerStreamForClient[v1.CounterServiceWatchResponse], error)
 }
 
 // NewCounterServiceClient constructs a client for the quern.v1.CounterService service. By default,
@@ -137,6 +146,12 @@ func NewCounterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(counterServiceMethods.ByName("Expire")),
 			connect.WithClientOptions(opts...),
 		),
+		watch: connect.NewClient[v1.CounterServiceWatchRequest, v1.CounterServiceWatchResponse](
+			httpClient,
+			baseURL+CounterServiceWatchProcedure,
+			connect.WithSchema(counterServiceMethods.ByName("Watch")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -150,6 +165,7 @@ type counterServiceClient struct {
 	compareAndSet *connect.Client[v1.CounterServiceCompareAndSetRequest, v1.CounterServiceCompareAndSetResponse]
 	reset         *connect.Client[v1.CounterServiceResetRequest, v1.CounterServiceResetResponse]
 	expire        *connect.Client[v1.CounterServiceExpireRequest, v1.CounterServiceExpireResponse]
+	watch         *connect.Client[v1.CounterServiceWatchRequest, v1.CounterServiceWatchResponse]
 }
 
 // Add calls quern.v1.CounterService.Add.
@@ -224,6 +240,11 @@ func (c *counterServiceClient) Expire(ctx context.Context, req *v1.CounterServic
 	return nil, err
 }
 
+// Watch calls quern.v1.CounterService.Watch.
+func (c *counterServiceClient) Watch(ctx context.Context, req *v1.CounterServiceWatchRequest) (*connect.ServerStreamForClient[v1.CounterServiceWatchResponse], error) {
+	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // CounterServiceHandler is an implementation of the quern.v1.CounterService service.
 type CounterServiceHandler interface {
 	// Add adds delta to the counter. A result past 64 bits is refused with
@@ -247,6 +268,13 @@ type CounterServiceHandler interface {
 	// Expire lets the counter become absent after ttl. A later Expire replaces
 	// an earlier one; a ttl of zero ends it.
 	Expire(context.Context, *v1.CounterServiceExpireRequest) (*v1.CounterServiceExpireResponse, error)
+	// Watch tells the value and then how it changes, in the order of
+	// (epoch, sequence). Of changes that come faster than they are read only the
+	// last is told. An answer without an event is a heartbeat, one in 10 s where
+	// nothing changes. The stream ends with NOT_OWNER or STOPPING where the key's
+	// owner ends; whoever watches then begins anew, and passes over what is not
+	// higher than the last (epoch, sequence) that it saw.
+	Watch(context.Context, *v1.CounterServiceWatchRequest, *connect.ServerStream[v1.CounterServiceWatchResponse]) error
 }
 
 // NewCounterServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -304,6 +332,12 @@ func NewCounterServiceHandler(svc CounterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(counterServiceMethods.ByName("Expire")),
 		connect.WithHandlerOptions(opts...),
 	)
+	counterServiceWatchHandler := connect.NewServerStreamHandlerSimple(
+		CounterServiceWatchProcedure,
+		svc.Watch,
+		connect.WithSchema(counterServiceMethods.ByName("Watch")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/quern.v1.CounterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CounterServiceAddProcedure:
@@ -322,6 +356,8 @@ func NewCounterServiceHandler(svc CounterServiceHandler, opts ...connect.Handler
 			counterServiceResetHandler.ServeHTTP(w, r)
 		case CounterServiceExpireProcedure:
 			counterServiceExpireHandler.ServeHTTP(w, r)
+		case CounterServiceWatchProcedure:
+			counterServiceWatchHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -361,4 +397,8 @@ func (UnimplementedCounterServiceHandler) Reset(context.Context, *v1.CounterServ
 
 func (UnimplementedCounterServiceHandler) Expire(context.Context, *v1.CounterServiceExpireRequest) (*v1.CounterServiceExpireResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quern.v1.CounterService.Expire is not implemented"))
+}
+
+func (UnimplementedCounterServiceHandler) Watch(context.Context, *v1.CounterServiceWatchRequest, *connect.ServerStream[v1.CounterServiceWatchResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("quern.v1.CounterService.Watch is not implemented"))
 }

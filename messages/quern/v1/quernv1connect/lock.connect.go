@@ -44,6 +44,8 @@ const (
 	LockServiceForceReleaseProcedure = "/quern.v1.LockService/ForceRelease"
 	// LockServiceGetProcedure is the fully-qualified name of the LockService's Get RPC.
 	LockServiceGetProcedure = "/quern.v1.LockService/Get"
+	// LockServiceWatchProcedure is the fully-qualified name of the LockService's Watch RPC.
+	LockServiceWatchProcedure = "/quern.v1.LockService/Watch"
 )
 
 // LockServiceClient is a client for the quern.v1.LockService service.
@@ -66,6 +68,13 @@ type LockServiceClient interface {
 	ForceRelease(context.Context, *v1.LockServiceForceReleaseRequest) (*v1.LockServiceForceReleaseResponse, error)
 	// Get tells who holds the lock and who waits for it.
 	Get(context.Context, *v1.LockServiceGetRequest) (*v1.LockServiceGetResponse, error)
+	// Watch tells who holds the lock and then how it changes, in the order of
+	// (epoch, sequence). Of changes that come faster than they are read only the
+	// last is told. An answer without an event is a heartbeat, one in 10 s where
+	// nothing changes. The stream ends with NOT_OWNER or STOPPING where the key's
+	// owner ends; whoever watches then begins anew, and passes over what is not
+	// higher than the last (epoch, sequence) that it saw.
+	Watch(context.Context, *v1.LockServiceWatchRequest) (*connect.ServerStreamForClient[v1.LockServiceWatchResponse], error)
 }
 
 // NewLockServiceClient constructs a client for the quern.v1.LockService service. By default, it
@@ -109,6 +118,12 @@ func NewLockServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(lockServiceMethods.ByName("Get")),
 			connect.WithClientOptions(opts...),
 		),
+		watch: connect.NewClient[v1.LockServiceWatchRequest, v1.LockServiceWatchResponse](
+			httpClient,
+			baseURL+LockServiceWatchProcedure,
+			connect.WithSchema(lockServiceMethods.ByName("Watch")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -119,6 +134,7 @@ type lockServiceClient struct {
 	release      *connect.Client[v1.LockServiceReleaseRequest, v1.LockServiceReleaseResponse]
 	forceRelease *connect.Client[v1.LockServiceForceReleaseRequest, v1.LockServiceForceReleaseResponse]
 	get          *connect.Client[v1.LockServiceGetRequest, v1.LockServiceGetResponse]
+	watch        *connect.Client[v1.LockServiceWatchRequest, v1.LockServiceWatchResponse]
 }
 
 // Acquire calls quern.v1.LockService.Acquire.
@@ -166,6 +182,11 @@ func (c *lockServiceClient) Get(ctx context.Context, req *v1.LockServiceGetReque
 	return nil, err
 }
 
+// Watch calls quern.v1.LockService.Watch.
+func (c *lockServiceClient) Watch(ctx context.Context, req *v1.LockServiceWatchRequest) (*connect.ServerStreamForClient[v1.LockServiceWatchResponse], error) {
+	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // LockServiceHandler is an implementation of the quern.v1.LockService service.
 type LockServiceHandler interface {
 	// Acquire asks for the lock and waits for it at most `wait`. A lock that is
@@ -186,6 +207,13 @@ type LockServiceHandler interface {
 	ForceRelease(context.Context, *v1.LockServiceForceReleaseRequest) (*v1.LockServiceForceReleaseResponse, error)
 	// Get tells who holds the lock and who waits for it.
 	Get(context.Context, *v1.LockServiceGetRequest) (*v1.LockServiceGetResponse, error)
+	// Watch tells who holds the lock and then how it changes, in the order of
+	// (epoch, sequence). Of changes that come faster than they are read only the
+	// last is told. An answer without an event is a heartbeat, one in 10 s where
+	// nothing changes. The stream ends with NOT_OWNER or STOPPING where the key's
+	// owner ends; whoever watches then begins anew, and passes over what is not
+	// higher than the last (epoch, sequence) that it saw.
+	Watch(context.Context, *v1.LockServiceWatchRequest, *connect.ServerStream[v1.LockServiceWatchResponse]) error
 }
 
 // NewLockServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -225,6 +253,12 @@ func NewLockServiceHandler(svc LockServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(lockServiceMethods.ByName("Get")),
 		connect.WithHandlerOptions(opts...),
 	)
+	lockServiceWatchHandler := connect.NewServerStreamHandlerSimple(
+		LockServiceWatchProcedure,
+		svc.Watch,
+		connect.WithSchema(lockServiceMethods.ByName("Watch")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/quern.v1.LockService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case LockServiceAcquireProcedure:
@@ -237,6 +271,8 @@ func NewLockServiceHandler(svc LockServiceHandler, opts ...connect.HandlerOption
 			lockServiceForceReleaseHandler.ServeHTTP(w, r)
 		case LockServiceGetProcedure:
 			lockServiceGetHandler.ServeHTTP(w, r)
+		case LockServiceWatchProcedure:
+			lockServiceWatchHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -264,4 +300,8 @@ func (UnimplementedLockServiceHandler) ForceRelease(context.Context, *v1.LockSer
 
 func (UnimplementedLockServiceHandler) Get(context.Context, *v1.LockServiceGetRequest) (*v1.LockServiceGetResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quern.v1.LockService.Get is not implemented"))
+}
+
+func (UnimplementedLockServiceHandler) Watch(context.Context, *v1.LockServiceWatchRequest, *connect.ServerStream[v1.LockServiceWatchResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("quern.v1.LockService.Watch is not implemented"))
 }

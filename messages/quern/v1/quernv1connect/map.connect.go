@@ -42,6 +42,8 @@ const (
 	// MapServiceCompareAndSwapProcedure is the fully-qualified name of the MapService's CompareAndSwap
 	// RPC.
 	MapServiceCompareAndSwapProcedure = "/quern.v1.MapService/CompareAndSwap"
+	// MapServiceWatchProcedure is the fully-qualified name of the MapService's Watch RPC.
+	MapServiceWatchProcedure = "/quern.v1.MapService/Watch"
 )
 
 // MapServiceClient is a client for the quern.v1.MapService service.
@@ -57,6 +59,13 @@ type MapServiceClient interface {
 	// CompareAndSwap sets the value where the entry has the expected version. A
 	// version that differs is an answer, not an error.
 	CompareAndSwap(context.Context, *v1.MapServiceCompareAndSwapRequest) (*v1.MapServiceCompareAndSwapResponse, error)
+	// Watch tells the entry and then how it changes, in the order of
+	// (epoch, sequence). Of changes that come faster than they are read only the
+	// last is told. An answer without an event is a heartbeat, one in 10 s where
+	// nothing changes. The stream ends with NOT_OWNER or STOPPING where the key's
+	// owner ends; whoever watches then begins anew, and passes over what is not
+	// higher than the last (epoch, sequence) that it saw.
+	Watch(context.Context, *v1.MapServiceWatchRequest) (*connect.ServerStreamForClient[v1.MapServiceWatchResponse], error)
 }
 
 // NewMapServiceClient constructs a client for the quern.v1.MapService service. By default, it uses
@@ -94,6 +103,12 @@ func NewMapServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(mapServiceMethods.ByName("CompareAndSwap")),
 			connect.WithClientOptions(opts...),
 		),
+		watch: connect.NewClient[v1.MapServiceWatchRequest, v1.MapServiceWatchResponse](
+			httpClient,
+			baseURL+MapServiceWatchProcedure,
+			connect.WithSchema(mapServiceMethods.ByName("Watch")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -103,6 +118,7 @@ type mapServiceClient struct {
 	get            *connect.Client[v1.MapServiceGetRequest, v1.MapServiceGetResponse]
 	delete         *connect.Client[v1.MapServiceDeleteRequest, v1.MapServiceDeleteResponse]
 	compareAndSwap *connect.Client[v1.MapServiceCompareAndSwapRequest, v1.MapServiceCompareAndSwapResponse]
+	watch          *connect.Client[v1.MapServiceWatchRequest, v1.MapServiceWatchResponse]
 }
 
 // Put calls quern.v1.MapService.Put.
@@ -141,6 +157,11 @@ func (c *mapServiceClient) CompareAndSwap(ctx context.Context, req *v1.MapServic
 	return nil, err
 }
 
+// Watch calls quern.v1.MapService.Watch.
+func (c *mapServiceClient) Watch(ctx context.Context, req *v1.MapServiceWatchRequest) (*connect.ServerStreamForClient[v1.MapServiceWatchResponse], error) {
+	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // MapServiceHandler is an implementation of the quern.v1.MapService service.
 type MapServiceHandler interface {
 	// Put sets the value. Where a condition does not hold it is refused with
@@ -154,6 +175,13 @@ type MapServiceHandler interface {
 	// CompareAndSwap sets the value where the entry has the expected version. A
 	// version that differs is an answer, not an error.
 	CompareAndSwap(context.Context, *v1.MapServiceCompareAndSwapRequest) (*v1.MapServiceCompareAndSwapResponse, error)
+	// Watch tells the entry and then how it changes, in the order of
+	// (epoch, sequence). Of changes that come faster than they are read only the
+	// last is told. An answer without an event is a heartbeat, one in 10 s where
+	// nothing changes. The stream ends with NOT_OWNER or STOPPING where the key's
+	// owner ends; whoever watches then begins anew, and passes over what is not
+	// higher than the last (epoch, sequence) that it saw.
+	Watch(context.Context, *v1.MapServiceWatchRequest, *connect.ServerStream[v1.MapServiceWatchResponse]) error
 }
 
 // NewMapServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -187,6 +215,12 @@ func NewMapServiceHandler(svc MapServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(mapServiceMethods.ByName("CompareAndSwap")),
 		connect.WithHandlerOptions(opts...),
 	)
+	mapServiceWatchHandler := connect.NewServerStreamHandlerSimple(
+		MapServiceWatchProcedure,
+		svc.Watch,
+		connect.WithSchema(mapServiceMethods.ByName("Watch")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/quern.v1.MapService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case MapServicePutProcedure:
@@ -197,6 +231,8 @@ func NewMapServiceHandler(svc MapServiceHandler, opts ...connect.HandlerOption) 
 			mapServiceDeleteHandler.ServeHTTP(w, r)
 		case MapServiceCompareAndSwapProcedure:
 			mapServiceCompareAndSwapHandler.ServeHTTP(w, r)
+		case MapServiceWatchProcedure:
+			mapServiceWatchHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -220,4 +256,8 @@ func (UnimplementedMapServiceHandler) Delete(context.Context, *v1.MapServiceDele
 
 func (UnimplementedMapServiceHandler) CompareAndSwap(context.Context, *v1.MapServiceCompareAndSwapRequest) (*v1.MapServiceCompareAndSwapResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quern.v1.MapService.CompareAndSwap is not implemented"))
+}
+
+func (UnimplementedMapServiceHandler) Watch(context.Context, *v1.MapServiceWatchRequest, *connect.ServerStream[v1.MapServiceWatchResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("quern.v1.MapService.Watch is not implemented"))
 }
