@@ -160,6 +160,22 @@ func (n *Node) Invoke(ctx context.Context, op *handles.Operation) error {
 	return err //nolint:wrapcheck // a *failure.Error, meant for the caller
 }
 
+// Watch implements handles.Watcher. It ends with STOPPING where the node does.
+func (n *Node) Watch(ctx context.Context, w *handles.Watch) error {
+	return handles.Rewatch(ctx, w, n.watchOnce, func(err error) bool { return errors.Is(err, failure.Stopping) })
+}
+
+// watchOnce watches until the key's shard ends the watch.
+func (n *Node) watchOnce(ctx context.Context, w *handles.Watch) error {
+	shard := keyspace.Shard(w.Key, n.info.Shards)
+	epoch, _ := n.runtime.Epoch(shard)
+	w.Origin = handles.Origin{Node: n.cfg.Node, Shard: shard, Epoch: epoch}
+	return n.runtime.Watch(ctx, shard, w.Method.Kind, w.Key, w.Idle, func(e *handles.Event) error { //nolint:wrapcheck // meant for the caller
+		w.Origin.Epoch = e.Message().GetEpoch()
+		return w.Each(e)
+	})
+}
+
 // operation shows an operation to the runtime, which keeps none of it.
 func operation(op *handles.Operation) *actors.Operation {
 	return &actors.Operation{
@@ -317,6 +333,10 @@ func (n *Node) stop(ctx context.Context) error {
 
 // backend shows the node to its server.
 type backend struct{ *Node }
+
+// Watch implements server.Backend: whoever watches over the network begins anew
+// by itself, perhaps elsewhere.
+func (b backend) Watch(ctx context.Context, w *handles.Watch) error { return b.watchOnce(ctx, w) }
 
 // Ready implements server.Backend: every shard must have an epoch.
 func (b backend) Ready() error {

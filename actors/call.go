@@ -75,6 +75,7 @@ const (
 	taskDue            // the turn of a timer
 	taskOpen           // opens a session
 	taskClose          // closes one
+	taskWatch          // begins a watch
 )
 
 // callPool recycles the calls of one runtime. It is not shared by several: a

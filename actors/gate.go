@@ -99,6 +99,9 @@ func (s *shard) encodeDirty(f *flight, sessions bool) {
 		}
 		grain.flags = grain.flags&^dirty | flying
 		g.flyingGrains = append(g.flyingGrains, grain)
+		if grain.is(watched) {
+			s.seeFlying(grain)
+		}
 	}
 }
 
@@ -208,6 +211,7 @@ func (s *shard) settle(f *flight) {
 			g.flyingGrains[i] = nil
 		}
 		g.flyingGrains = g.flyingGrains[:0]
+		s.landEvents()
 		calls := g.flyingCalls.take()
 		s.waiting -= calls.n
 		for c := calls.pop(); c != nil; c = calls.pop() {
@@ -236,6 +240,7 @@ func (s *shard) rollback(err error) {
 		}
 	}
 	g.flyingGrains, g.dirtyGrains, g.weight, g.inFlight = g.flyingGrains[:0], g.dirtyGrains[:0], 0, false
+	s.dropEvents()
 	s.sessions.recount()
 	s.undoAll(&g.flyingCalls, err)
 	s.undoAll(&g.dirtyCalls, err)
@@ -256,7 +261,9 @@ func (s *shard) undoAll(l *callList, err error) {
 			c.complete(err)
 			continue
 		}
-		proto.Reset(c.reply)
+		if c.reply != nil {
+			proto.Reset(c.reply)
+		}
 		c.reruns++
 		c.err, c.grain = nil, nil
 		again.push(c)

@@ -29,6 +29,8 @@ const (
 	touched
 	// dropped: no longer in the shard.
 	dropped
+	// watched: it has a topic.
+	watched
 )
 
 // extra is what few grains have.
@@ -102,10 +104,11 @@ func (g *grain) weight() int {
 type kindGrains struct {
 	kind   Kind
 	grains map[string]*grain
-	undo   State // holds the state from before the turn
-	sized  bool  // its states are Sizers
-	undoes bool  // they are Undoers; then undo is their log
-	pins   bool  // they are Pinners
+	undo   State             // holds the state from before the turn
+	sized  bool              // its states are Sizers
+	undoes bool              // they are Undoers; then undo is their log
+	pins   bool              // they are Pinners
+	topics map[string]*topic // by key; they outlive the eviction of their grains
 }
 
 // residents chooses what to evict by the clock algorithm, which approximates

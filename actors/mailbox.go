@@ -95,7 +95,7 @@ func (m *mailbox) submit(c *call) bool {
 }
 
 // post runs or leaves an event. Events are not bounded here: each comes from
-// one of a fixed number of sources.
+// one of a fixed number of sources, or from a watcher that ends, once.
 func (m *mailbox) post(event func()) {
 	c := m.calls.get()
 	c.event = event

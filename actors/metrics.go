@@ -52,6 +52,8 @@ func (r *Runtime) register(set *metrics.Set) error {
 	sum("restarts_total", func(c *shardCounts) uint64 { return c.restarts.Load() })
 	sum("replays_total", func(c *shardCounts) uint64 { return c.replays.Load() })
 	sum("resident_sessions", func(c *shardCounts) uint64 { return uint64(max(0, c.sessions.Load())) })
+	sum("watchers", func(c *shardCounts) uint64 { return uint64(max(0, c.watchers.Load())) })
+	sum("watch_events_total", func(c *shardCounts) uint64 { return c.events.Load() })
 	sum("resident_grains", func(c *shardCounts) uint64 { return uint64(max(0, c.resident.Load())) })
 	set.NewGauge(metricPrefix+"parked_calls", func() float64 { return float64(r.parked.Load()) })
 	set.NewGauge(metricPrefix+"commit_records_total", func() float64 { return float64(r.committer.counts.records.Load()) })

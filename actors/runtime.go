@@ -53,6 +53,9 @@ type Config struct {
 	// ParkLimit bounds the calls that wait for a wake-up, such as for a lock,
 	// over all shards; zero means 262,144. Beyond it calls get OVERLOADED.
 	ParkLimit int
+	// WatchersPerKey and WatchersPerShard bound the watchers; zero means
+	// 16,384 and 65,536. Beyond them a watch gets OVERLOADED.
+	WatchersPerKey, WatchersPerShard int
 	// Logger gets changes of state and defects; nil discards them.
 	Logger *slog.Logger
 	// Metrics gets the runtime's metrics; nil registers none.
@@ -74,6 +77,8 @@ func (c Config) withDefaults() (Config, error) {
 		{"QueueLimit", &c.QueueLimit, defaultQueueLimit},
 		{"WaitLimit", &c.WaitLimit, defaultWaitLimit},
 		{"ParkLimit", &c.ParkLimit, defaultParkLimit},
+		{"WatchersPerKey", &c.WatchersPerKey, defaultWatchersPerKey},
+		{"WatchersPerShard", &c.WatchersPerShard, defaultWatchersPerShard},
 	} {
 		if *n.value < 0 {
 			return c, fmt.Errorf("actors: Config.%s is %d, must not be negative", n.name, *n.value)
@@ -102,6 +107,7 @@ type Runtime struct {
 	parked           atomic.Int64
 	noWaits          atomic.Bool // nothing is parked any more
 	gated            bool        // replies wait for the commit
+	openWatches      bool        // events do not
 	residentPerShard int
 
 	calls     callPool
@@ -112,6 +118,7 @@ type Runtime struct {
 	raiser    raiser
 	loader    loader
 	sweeper   sync.WaitGroup
+	herald    herald
 
 	life     sync.Mutex // guards Start and Stop
 	started  bool
@@ -128,7 +135,7 @@ func New(cfg Config) (*Runtime, error) {
 	}
 	info := cfg.Store.Info()
 	r := &Runtime{
-		cfg: cfg, store: cfg.Store, log: cfg.Logger, gated: info.Durable,
+		cfg: cfg, store: cfg.Store, log: cfg.Logger, gated: info.Durable, openWatches: !info.Durable,
 	}
 	for _, k := range cfg.Kinds {
 		name := k.Name()
@@ -172,6 +179,7 @@ func (r *Runtime) Start(ctx context.Context) error {
 	r.committer.start(ctx)
 	r.raiser.start(ctx)
 	r.loader.start(ctx, loaderWorkers)
+	r.herald.start()
 	r.sweeper.Go(func() { r.sweepAll(ctx) })
 
 	r.system = pactor.NewActorSystem(pactor.WithLoggerFactory(func(*pactor.ActorSystem) *slog.Logger { return r.log }))
@@ -301,6 +309,7 @@ func (r *Runtime) end() error {
 	r.raiser.group.Wait()
 	r.loader.group.Wait()
 	r.sweeper.Wait()
+	r.herald.end()
 	r.system.Shutdown()
 	r.unregister(r.cfg.Metrics)
 	return err

@@ -61,6 +61,7 @@ type shard struct {
 	timers  timers
 
 	sessions sessionTable
+	watches  watches
 
 	settled chan struct{} // closed when a claim was served or lost
 	drained chan struct{} // not nil while the shard is to drain
@@ -70,8 +71,8 @@ type shard struct {
 
 // shardCounts are read by the metrics.
 type shardCounts struct {
-	turns, overloaded, panics, evicted, restarts, replays atomic.Uint64
-	resident, sessions                                    atomic.Int64
+	turns, overloaded, panics, evicted, restarts, replays, events atomic.Uint64
+	resident, sessions, watchers                                  atomic.Int64
 }
 
 // batchCalls is how many calls run before the shard looks at its commit and
@@ -153,6 +154,7 @@ func (s *shard) endBatch() {
 		return
 	}
 	s.startLoad()
+	s.tellNoted()
 	s.cut()
 	s.unstall()
 	s.timers.goOn(s)
@@ -278,6 +280,9 @@ func (s *shard) find(kindIndex int, key string) *grain {
 func (s *shard) newGrain(k *kindGrains, key string) *grain {
 	key = strings.Clone(key)
 	g := &grain{key: key, kind: k, state: k.kind.New()}
+	if k.topics[key] != nil {
+		g.set(watched)
+	}
 	k.grains[key] = g
 	s.residents.add(g)
 	return g
@@ -402,6 +407,7 @@ func (s *shard) lose(why error) {
 
 func (s *shard) endActivation(err error) {
 	s.activation++
+	s.endWatches()
 	s.failAll(&s.gate.flyingCalls, err)
 	s.failAll(&s.gate.dirtyCalls, err)
 	s.hold(&s.gate.stalled)

@@ -31,6 +31,9 @@ func (s *shard) turn(g *grain, c *call) {
 	case c.task == taskClose:
 		s.closeSession(g, c)
 		return
+	case c.task == taskWatch:
+		s.watchTurn(g, c)
+		return
 	case c.once != "":
 		if settled := s.onceBefore(g, c); settled {
 			return
@@ -185,6 +188,9 @@ func (s *shard) markDirty(g *grain) {
 
 // markChanged marks a grain dirty whose state had the given size before.
 func (s *shard) markChanged(g *grain, before int) {
+	if g.is(watched) {
+		s.note(g)
+	}
 	if g.is(dirty) {
 		s.gate.weight += max(0, g.size()-before)
 		return

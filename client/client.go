@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -56,10 +57,14 @@ type Client struct {
 	cancel   context.CancelFunc
 	upkeep   sync.WaitGroup
 	closing  sync.Once
+	closed   atomic.Bool
 	closeErr error
 }
 
-var _ handles.Batcher = (*Client)(nil)
+var (
+	_ handles.Batcher = (*Client)(nil)
+	_ handles.Watcher = (*Client)(nil)
+)
 
 // Dial connects to target, which is one HOST:PORT or several, separated by
 // commas, of the same cluster: the first one that answers is used, the others
@@ -242,6 +247,7 @@ func (c *Client) unreachable() error {
 // second where the node does not answer. Later calls do nothing.
 func (c *Client) Close() error {
 	c.closing.Do(func() {
+		c.closed.Store(true)
 		if c.engine != nil {
 			c.engine.close()
 		}

@@ -30,6 +30,9 @@ type fake struct {
 	// answer, where set, replaces the counter.
 	answer func(ctx context.Context, op *handles.Operation) error
 	ready  atomic.Pointer[failure.Error]
+	// events and ends are what watches are told.
+	events chan *handles.Event
+	ends   chan error
 
 	mu     sync.Mutex
 	values map[string]int64 // guarded by mu
@@ -92,6 +95,39 @@ func (f *fake) Invoke(ctx context.Context, op *handles.Operation) error {
 		out.Version, out.Found = in.GetIfVersion()+1, in.IfVersion != nil
 	}
 	return nil
+}
+
+// Watch tells of the counter once, and then of whatever comes through events.
+func (f *fake) Watch(ctx context.Context, w *handles.Watch) error {
+	f.calls.Add(1)
+	if w.Key == "" {
+		return failure.New(failure.InvalidKey, "the key is empty")
+	}
+	w.Origin = origin
+	f.mu.Lock()
+	first := counterEvent(1, f.values[w.Key])
+	f.mu.Unlock()
+	if err := w.Each(first); err != nil {
+		return err
+	}
+	for {
+		select {
+		case e := <-f.events:
+			if err := w.Each(e); err != nil {
+				return err
+			}
+		case err := <-f.ends:
+			return err
+		case <-ctx.Done():
+			return handles.WatchEnded(ctx)
+		}
+	}
+}
+
+func counterEvent(sequence uint64, value int64) *handles.Event {
+	return handles.NewEvent(&quernv1.CounterServiceWatchResponse{
+		Epoch: origin.Epoch, Sequence: sequence, Event: &quernv1.CounterEvent{Value: value, Found: value != 0},
+	})
 }
 
 func (f *fake) Status(context.Context) (*quernv1.ClusterServiceStatusResponse, error) {

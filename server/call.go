@@ -27,6 +27,10 @@ type core struct {
 	backend Backend
 	log     *slog.Logger
 	gate    *gate
+	watches *watchTable
+	// heartbeat is the time without an event after which a watcher is told
+	// that nothing has changed.
+	heartbeat time.Duration
 }
 
 // caller runs the calls of one method on one transport.

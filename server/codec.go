@@ -34,6 +34,19 @@ func newGRPCCodec(limit int) grpcCodec {
 	return grpcCodec{Codec: wire.NewCodec(), limit: limit}
 }
 
+// Marshal implements encoding.CodecV2.
+func (c grpcCodec) Marshal(v any) (mem.BufferSlice, error) {
+	m, ok := v.(*sharedMessage)
+	if !ok {
+		return c.Codec.Marshal(v) //nolint:wrapcheck // stands in for it
+	}
+	b, err := m.encoded("proto", marshalProto)
+	if err != nil {
+		return nil, err
+	}
+	return mem.BufferSlice{mem.SliceBuffer(b)}, nil
+}
+
 // Unmarshal implements encoding.CodecV2.
 func (c grpcCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	r, ok := v.(*received)
@@ -75,14 +88,21 @@ func (c jsonCodec) Marshal(message any) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("server: %T is no protobuf message", message)
 	}
+	if m, ok := m.(*sharedMessage); ok {
+		return m.encoded("json", marshalJSON)
+	}
+	return marshalJSON(m)
+}
+
+func marshalJSON(m proto.Message) ([]byte, error) {
 	raw, err := protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
 	if err != nil {
-		return nil, fmt.Errorf("server: encode %T as JSON: %w", message, err)
+		return nil, fmt.Errorf("server: encode %T as JSON: %w", m, err)
 	}
 	var compact bytes.Buffer
 	compact.Grow(len(raw))
 	if err := json.Compact(&compact, raw); err != nil {
-		return nil, fmt.Errorf("server: encode %T as JSON: %w", message, err)
+		return nil, fmt.Errorf("server: encode %T as JSON: %w", m, err)
 	}
 	return compact.Bytes(), nil
 }

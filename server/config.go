@@ -26,6 +26,8 @@ type Backend interface {
 	// EndWaits answers all that waits with STOPPING, and from now on what would
 	// have to.
 	EndWaits()
+	// Watch watches until the key's owner ends the watch.
+	handles.Watcher
 	// OpenSession opens a session at a shard. done gets its id, 16 bytes,
 	// when it is durable, or why there is none; like a Completer it must not
 	// block.
@@ -50,6 +52,8 @@ const (
 	defaultMaxMessageBytes  = 1 << 20
 	defaultMaxInFlight      = 16_384
 	defaultMaxStreams       = 4_096
+	defaultMaxWatches       = 16_384
+	defaultWatchesPerConn   = 1_024
 	defaultMaxConns         = 65_536
 	defaultKeepAlive        = 10 * time.Second
 	defaultHandshakeTimeout = 10 * time.Second
@@ -81,6 +85,13 @@ type Config struct {
 	// MaxStreams bounds the calls under way on one connection. A client of
 	// gRPC or HTTP/2 holds further ones back by itself. Default 4,096.
 	MaxStreams int
+	// MaxWatches bounds the watches on both listeners together, MaxWatchesPerConn
+	// those of one connection. Beyond them a watch is refused with OVERLOADED.
+	// Defaults 16,384 and 1,024.
+	MaxWatches, MaxWatchesPerConn int
+	// Heartbeat is the time without an event after which a watcher is told
+	// that nothing has changed. Default handles.WatchHeartbeat.
+	Heartbeat time.Duration
 	// MaxConns bounds the connections of each listener; where the process may
 	// not open so many files, that bounds both together. Further ones are
 	// closed at once. Default 65,536.
@@ -121,6 +132,9 @@ func (c Config) withDefaults() Config {
 	c.MaxMessageBytes = limit(c.MaxMessageBytes, defaultMaxMessageBytes, math.MaxInt32)
 	c.MaxInFlight = limit(c.MaxInFlight, defaultMaxInFlight, math.MaxInt32)
 	c.MaxStreams = limit(c.MaxStreams, defaultMaxStreams, math.MaxInt32)
+	c.MaxWatches = limit(c.MaxWatches, defaultMaxWatches, math.MaxInt32)
+	c.MaxWatchesPerConn = limit(c.MaxWatchesPerConn, defaultWatchesPerConn, math.MaxInt32)
+	c.Heartbeat = limit(c.Heartbeat, handles.WatchHeartbeat, 0)
 	c.MaxConns = limit(c.MaxConns, defaultMaxConns, math.MaxInt32)
 	const forever = time.Duration(math.MaxInt64)
 	c.KeepAlive = limit(c.KeepAlive, defaultKeepAlive, forever)

@@ -81,6 +81,7 @@ func registerCounters(g *grpc.Server, s *counters) {
 		grpcMethod("Reset", s.Reset),
 		grpcMethod("Expire", s.Expire),
 	}
+	desc.Streams = []grpc.StreamDesc{grpcWatch[quernv1.CounterServiceWatchRequest](s.watch)}
 	g.RegisterService(&desc, s)
 }
 
@@ -92,6 +93,7 @@ func registerEntries(g *grpc.Server, s *entries) {
 		grpcMethod("Delete", s.Delete),
 		grpcMethod("CompareAndSwap", s.CompareAndSwap),
 	}
+	desc.Streams = []grpc.StreamDesc{grpcWatch[quernv1.MapServiceWatchRequest](s.watch)}
 	g.RegisterService(&desc, s)
 }
 
@@ -104,6 +106,7 @@ func registerLocks(g *grpc.Server, s *locks) {
 		grpcMethod("ForceRelease", s.ForceRelease),
 		grpcMethod("Get", s.Get),
 	}
+	desc.Streams = []grpc.StreamDesc{grpcWatch[quernv1.LockServiceWatchRequest](s.watch)}
 	g.RegisterService(&desc, s)
 }
 

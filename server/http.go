@@ -64,9 +64,16 @@ func (s *Server) routes() http.Handler {
 	}
 	on := s.callers("http", connectFace{})
 	mux := http.NewServeMux()
-	mux.Handle(quernv1connect.NewCounterServiceHandler(newCounters(on), options...))
-	mux.Handle(quernv1connect.NewMapServiceHandler(newEntries(on), options...))
-	mux.Handle(quernv1connect.NewLockServiceHandler(newLocks(on), options...))
+	counters, entries, locks := newCounters(on), newEntries(on), newLocks(on)
+	path, handler := quernv1connect.NewCounterServiceHandler(connectCounters{counters}, options...)
+	mux.Handle(path, handler)
+	serveWatch(mux, counters.watch, handler)
+	path, handler = quernv1connect.NewMapServiceHandler(connectEntries{entries}, options...)
+	mux.Handle(path, handler)
+	serveWatch(mux, entries.watch, handler)
+	path, handler = quernv1connect.NewLockServiceHandler(connectLocks{locks}, options...)
+	mux.Handle(path, handler)
+	serveWatch(mux, locks.watch, handler)
 	mux.Handle(quernv1connect.NewClusterServiceHandler(newClusters(on), options...))
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -159,7 +166,10 @@ func (connectFace) answered(ctx context.Context, o handles.Origin) {
 	if !ok {
 		return
 	}
-	h := info.ResponseHeader()
+	setOrigin(info.ResponseHeader(), o)
+}
+
+func setOrigin(h http.Header, o handles.Origin) {
 	h[httpNode] = []string{o.Node}
 	h[httpShard] = []string{strconv.FormatUint(uint64(o.Shard), 10)}
 	h[httpEpoch] = []string{strconv.FormatUint(o.Epoch, 10)}

@@ -53,7 +53,8 @@ func New(cfg Config) *Server {
 		stopping: make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
-	s.core = &core{backend: cfg.Backend, log: cfg.Logger, gate: newGate(cfg.MaxInFlight)}
+	s.core = &core{backend: cfg.Backend, log: cfg.Logger, gate: newGate(cfg.MaxInFlight),
+		watches: newWatchTable(cfg.MaxWatches, cfg.MaxWatchesPerConn), heartbeat: cfg.Heartbeat}
 	s.grains = s.newGrains(newGRPCFace())
 	s.health = &health{ready: s.ready, stopping: s.stopping}
 	return s
@@ -99,6 +100,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	s.life.started = true
 	s.gauge("quern_server_calls_in_flight", func() float64 { return float64(s.core.gate.inFlight.Load()) })
+	s.gauge("quern_server_watches", func() float64 { return float64(s.core.watches.count()) })
 	if grpcLis != nil {
 		s.serveGRPC(ctx, grpcLis)
 	}
@@ -217,6 +219,7 @@ func (s *Server) stop(ctx context.Context) error {
 	s.core.gate.closed.Store(true)
 	close(s.stopping)
 	s.cfg.Backend.EndWaits()
+	s.core.watches.close()
 	s.mu.Lock()
 	g, lis, h, gauges := s.life.grpc, s.life.grpcLis, s.life.http, s.life.gauges
 	s.mu.Unlock()

@@ -21,6 +21,7 @@ var (
 type counters struct {
 	quernv1.UnimplementedCounterServiceServer
 	add, addMany, get, set, getAndSet, compareAndSet, reset, expire *caller
+	watch                                                           *watchCaller
 }
 
 // newCounters builds the service; on makes a method's caller.
@@ -34,6 +35,7 @@ func newCounters(on func(*handles.Method) *caller) *counters {
 		compareAndSet: on(handles.CounterCompareAndSet),
 		reset:         on(handles.CounterReset),
 		expire:        on(handles.CounterExpire),
+		watch:         watching(on, handles.CounterWatch),
 	}
 }
 
@@ -90,6 +92,7 @@ func (s *counters) Expire(ctx context.Context, in *quernv1.CounterServiceExpireR
 type entries struct {
 	quernv1.UnimplementedMapServiceServer
 	put, get, del, compareAndSwap *caller
+	watch                         *watchCaller
 }
 
 func newEntries(on func(*handles.Method) *caller) *entries {
@@ -98,6 +101,7 @@ func newEntries(on func(*handles.Method) *caller) *entries {
 		get:            on(handles.MapGet),
 		del:            on(handles.MapDelete),
 		compareAndSwap: on(handles.MapCompareAndSwap),
+		watch:          watching(on, handles.MapWatch),
 	}
 }
 
@@ -129,6 +133,7 @@ func (s *entries) CompareAndSwap(ctx context.Context, in *quernv1.MapServiceComp
 type locks struct {
 	quernv1.UnimplementedLockServiceServer
 	acquire, renew, release, forceRelease, get *caller
+	watch                                      *watchCaller
 }
 
 func newLocks(on func(*handles.Method) *caller) *locks {
@@ -138,6 +143,7 @@ func newLocks(on func(*handles.Method) *caller) *locks {
 		release:      on(handles.LockRelease),
 		forceRelease: on(handles.LockForceRelease),
 		get:          on(handles.LockGet),
+		watch:        watching(on, handles.LockWatch),
 	}
 }
 

@@ -112,6 +112,10 @@ func (b *faultBackend) SubmitWait(op *handles.Operation, deadline time.Time, don
 
 func (b *faultBackend) EndWaits() { b.runtime.EndWaits() }
 
+func (b *faultBackend) Watch(ctx context.Context, w *handles.Watch) error {
+	return b.runtime.Watch(ctx, keyspace.Shard(w.Key, faultShards), w.Method.Kind, w.Key, w.Idle, w.Each)
+}
+
 func (b *faultBackend) Name() string   { return "node" }
 func (b *faultBackend) Shards() uint32 { return faultShards }
 func (b *faultBackend) Ready() error   { return nil }
