@@ -124,4 +124,21 @@ func (r *Runtime) TimersAt(shard uint32) (n int) {
 	table := []byte{tableTimer}
 	_ = r.store.Scan(context.Background(), shard, table, prefixEnd(table), func(_, _ []byte) bool { n++; return true })
 	return n
+// BreakWatches lets events pass the gate of a durable store. It must be called
+// before anything is watched.
+func (r *Runtime) BreakWatches() { r.openWatches = true }
+
+// WatchersAt returns how many watchers and how many topics a shard has.
+func (r *Runtime) WatchersAt(shard uint32) (watchers, topics int) {
+	n := make(chan [2]int, 1)
+	s := r.shards[shard]
+	s.box.post(func() {
+		topics := 0
+		for _, k := range s.kinds {
+			topics += len(k.topics)
+		}
+		n <- [2]int{s.watches.n, topics}
+	})
+	got := <-n
+	return got[0], got[1]
 }
