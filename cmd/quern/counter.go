@@ -12,12 +12,13 @@ import (
 )
 
 type counterCommands struct {
-	Add    addCommand    `cmd:"" help:"Add to a counter and print its new value."`
-	Get    getCommand    `cmd:"" help:"Print a counter's value; an absent one is 0."`
-	Set    setCommand    `cmd:"" help:"Replace a counter's value."`
-	Cas    casCommand    `cmd:"" help:"Replace a counter's value where it is as expected; exits 1 where it is not."`
-	Reset  resetCommand  `cmd:"" help:"Make a counter absent."`
-	Expire expireCommand `cmd:"" help:"Make a counter absent after a while."`
+	Add    addCommand          `cmd:"" help:"Add to a counter and print its new value."`
+	Get    getCommand          `cmd:"" help:"Print a counter's value; an absent one is 0."`
+	Set    setCommand          `cmd:"" help:"Replace a counter's value."`
+	Cas    casCommand          `cmd:"" help:"Replace a counter's value where it is as expected; exits 1 where it is not."`
+	Reset  resetCommand        `cmd:"" help:"Make a counter absent."`
+	Expire expireCommand       `cmd:"" help:"Make a counter absent after a while."`
+	Watch  counterWatchCommand `cmd:"" help:"Print a counter's value and each change of it, until it is interrupted."`
 }
 
 // counted is the result of all counter commands.

@@ -19,6 +19,7 @@ type mapCommands struct {
 	Put    mapPutCommand    `cmd:"" help:"Set an entry's value and print its new version."`
 	Get    mapGetCommand    `cmd:"" help:"Print an entry's value; exits 1 where it is absent."`
 	Delete mapDeleteCommand `cmd:"" help:"Make an entry absent and print the version that it had."`
+	Watch  mapWatchCommand  `cmd:"" help:"Print what an entry holds and each change of it, until it is interrupted."`
 }
 
 // entry is the result of all map commands.
@@ -76,7 +77,7 @@ type entryWrite struct {
 }
 
 // print prints a result: what people want of it alone for them.
-func (k *entryKey) print(a *app, text string, result entry) {
+func (k *entryKey) print(a *app, text string, result any) {
 	if k.JSON {
 		a.printJSON(result)
 		return
