@@ -124,6 +124,8 @@ func (r *Runtime) TimersAt(shard uint32) (n int) {
 	table := []byte{tableTimer}
 	_ = r.store.Scan(context.Background(), shard, table, prefixEnd(table), func(_, _ []byte) bool { n++; return true })
 	return n
+}
+
 // BreakWatches lets events pass the gate of a durable store. It must be called
 // before anything is watched.
 func (r *Runtime) BreakWatches() { r.openWatches = true }
