@@ -80,6 +80,15 @@
 // its goroutine between two items restarts the shard, so that nothing of the
 // column is left in memory.
 //
+// # Watches
+//
+// A watched key has a topic with its last event; a watcher remembers which one it
+// has seen and comes for the last. An event is the state that a commit carries,
+// made at the cut and told when the commit is done, so it passes the gate. The
+// turn stores it and leaves the waking to a goroutine, the herald. Topics belong
+// to an activation of the shard, which ends them with it, and outlive the
+// eviction of their grains.
+//
 // # Time and bounds
 //
 // A shard's clock starts at the later of its last commit and the wall clock, and

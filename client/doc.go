@@ -24,6 +24,15 @@
 // whether the first attempt happened: it is OUTCOME_UNKNOWN, never applied
 // again.
 //
+// # Watches
+//
+// A watch (handles.Counter.Watch and the like) is a stream of its own on the
+// first connection. It is read all the time, so that its caller finds the last
+// event, and begun anew where it breaks, ends with NOT_OWNER or STOPPING, or is
+// silent for 25 s, with pauses of 10 ms up to a second, for as long as its
+// context lasts. Only a refusal before the first event ends it: what is too
+// much for the node, and what can never be.
+//
 // # What a failure says
 //
 // Every method returns a *failure.Error, so that errors.Is(err,

@@ -19,6 +19,14 @@
 // headers and errors. What differs between the transports is behind the small
 // interface face.
 //
+// # Watches
+//
+// A watch is a call that lasts. It has bounds of its own, Config.MaxWatches and
+// MaxWatchesPerConn, and no part in those of calls. Stop ends it with STOPPING.
+// What differs between the transports is behind sink: gRPC, Connect with
+// gRPC-Web, and lines of JSON for whoever posts plain JSON. An event is encoded
+// once for all who watch its key.
+//
 // # What is refused before any work
 //
 // A message that does not decode or is too large, a call whose deadline has
@@ -31,6 +39,7 @@
 //     or http, method as in counter.Add, reason OK or a failure's;
 //   - quern_server_request_seconds{transport,method}: a histogram of the time
 //     in the backend, of all calls that were admitted;
+//   - quern_server_watches: the watches that are open;
 //   - quern_server_calls_in_flight, quern_server_connections{transport}.
 //
 // # Bounds
