@@ -53,7 +53,7 @@ func (r *rig) observe(tb testing.TB, key string, idle time.Duration) *observer {
 			case o.events <- seenOf(e):
 				return nil
 			case <-ctx.Done():
-				return ctx.Err()
+				return handles.WatchEnded(ctx)
 			}
 		})
 	})
@@ -92,6 +92,14 @@ func (o *observer) nothing(tb testing.TB, when string) {
 	}
 }
 
+// ended waits for the end of a watch that the test has cancelled.
+func (o *observer) ended(tb testing.TB) {
+	tb.Helper()
+	if err := <-o.end; !errors.Is(err, failure.Canceled) {
+		tb.Errorf("a watch that was cancelled ended with %v", err)
+	}
+}
+
 // bothStores are a store with a gate and one without.
 func bothStores(t *testing.T, test func(t *testing.T, store actors.Store)) {
 	t.Helper()
@@ -108,6 +116,7 @@ func bothStores(t *testing.T, test func(t *testing.T, store actors.Store)) {
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	bothStores(t, func(t *testing.T, store actors.Store) {
+		t.Helper()
 		r := newRig(t, store)
 		c := r.counter("a")
 		o := r.observe(t, "a", 0)
@@ -352,8 +361,14 @@ func TestWatchersAreBounded(t *testing.T) {
 		key  string
 		full bool
 	}{
-		{keys[0], false}, {keys[0], false}, {keys[0], false}, {keys[0], true},
-		{keys[1], false}, {keys[1], false}, {keys[1], true}, {keys[2], true},
+		{keys[0], false},
+		{keys[0], false},
+		{keys[0], false},
+		{keys[0], true},
+		{keys[1], false},
+		{keys[1], false},
+		{keys[1], true},
+		{keys[2], true},
 	} {
 		var e *failure.Error
 		err := watch(want.key)
@@ -363,7 +378,7 @@ func TestWatchersAreBounded(t *testing.T) {
 	}
 	gone := taken[keys[0]][0]
 	gone.cancel()
-	<-gone.end
+	gone.ended(t)
 	if err := watch(keys[2]); err != nil {
 		t.Errorf("after one has left: %v", err)
 	}
@@ -371,7 +386,7 @@ func TestWatchersAreBounded(t *testing.T) {
 		for _, o := range of {
 			o.cancel()
 			if o != gone {
-				<-o.end
+				o.ended(t)
 			}
 		}
 	}
@@ -408,7 +423,7 @@ func TestWatchersThatLeaveEarly(t *testing.T) {
 	gated := r.observe(t, "a", 0)
 	await(r, "a", 2)
 	gated.cancel()
-	<-gated.end
+	gated.ended(t)
 	close(hold)
 	<-write
 	if n, topics := r.WatchersAt(r.shardOf("a")); n != 0 || topics != 0 {
@@ -443,6 +458,7 @@ func TestWatchSurvivesEviction(t *testing.T) {
 func TestLastStateArrives(t *testing.T) {
 	t.Parallel()
 	bothStores(t, func(t *testing.T, store actors.Store) {
+		t.Helper()
 		const watchers, callers, adds = 20, 8, 300
 		r := newRig(t, store)
 		var all sync.WaitGroup
@@ -477,41 +493,45 @@ func TestLastStateArrives(t *testing.T) {
 
 // TestSlowReaderGetsTheLast: whatever happens while it does not read, it costs
 // one event, the last one.
-func TestSlowReaderGetsTheLast(t *testing.T) {
-	t.Parallel()
-	bothStores(t, func(t *testing.T, store actors.Store) {
-		r := newRig(t, store, func(c *actors.Config) { c.Kinds = []actors.Kind{grains.Map{}} })
-		entry := handles.NewMapEntry(r, "a")
-		reading, goOn := make(chan uint64), make(chan struct{})
-		ctx, cancel := context.WithCancel(context.Background())
-		ended := begin(func() (int64, error) {
-			return 0, r.Watch(ctx, r.shardOf("a"), "map", "a", 0, func(e *handles.Event) error {
-				reading <- e.Message().(*quernv1.MapServiceWatchResponse).GetEvent().GetVersion() //nolint:forcetypeassert // entries are watched
-				<-goOn
-				return nil
-			})
+func TestSlowReaderGetsTheLast(t *testing.T) { //nolint:paralleltest // it measures the heap
+	for name, store := range map[string]actors.Store{"durable": newFaultStore(), "memory": newMemory()} {
+		slowReader(t, name, store)
+	}
+}
+
+func slowReader(t *testing.T, name string, store actors.Store) {
+	t.Helper()
+	r := newRig(t, store, func(c *actors.Config) { c.Kinds = []actors.Kind{grains.Map{}} })
+	entry := handles.NewMapEntry(r, "a")
+	reading, goOn := make(chan uint64), make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := begin(func() (int64, error) {
+		return 0, r.Watch(ctx, r.shardOf("a"), "map", "a", 0, func(e *handles.Event) error {
+			reading <- e.Message().(*quernv1.MapServiceWatchResponse).GetEvent().GetVersion() //nolint:forcetypeassert // entries are watched
+			<-goOn
+			return nil
 		})
-		<-reading
-		const changes, size = 2_000, 64 << 10
-		value, before := make([]byte, size), heap()
-		var version uint64
-		for range changes {
-			var err error
-			if version, err = entry.Put(t.Context(), value, handles.PutOptions{}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if grown := heap() - before; grown > changes*size/8 {
-			t.Errorf("the heap has grown by %d bytes", grown)
-		}
-		goOn <- struct{}{}
-		if got := <-reading; got != version {
-			t.Errorf("the next event has version %d, the last one is %d", got, version)
-		}
-		cancel()
-		close(goOn)
-		<-ended
 	})
+	<-reading
+	const changes, size = 2_000, 64 << 10
+	value, before := make([]byte, size), heap()
+	var version uint64
+	for range changes {
+		var err error
+		if version, err = entry.Put(t.Context(), value, handles.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if grown := heap() - before; grown > changes*size/8 {
+		t.Errorf("%s: the heap has grown by %d bytes", name, grown)
+	}
+	goOn <- struct{}{}
+	if got := <-reading; got != version {
+		t.Errorf("%s: the next event has version %d, the last one is %d", name, got, version)
+	}
+	cancel()
+	close(goOn)
+	<-ended
 }
 
 func heap() int64 {
@@ -575,9 +595,9 @@ func TestHeartbeats(t *testing.T) {
 		o := r.observe(t, "a", idle)
 		first := <-o.events
 		began := time.Now()
-		for n := range time.Duration(3) {
+		for n := range 3 {
 			e := <-o.events
-			if !e.beat || e.Place != first.Place || time.Since(began) != (n+1)*idle {
+			if !e.beat || e.Place != first.Place || time.Since(began) != time.Duration(n+1)*idle {
 				t.Fatalf("%+v after %v", e, time.Since(began))
 			}
 		}
@@ -591,7 +611,7 @@ func TestHeartbeats(t *testing.T) {
 			t.Errorf("%+v, %+v after %v", changed, e, time.Since(began))
 		}
 		o.cancel()
-		<-o.end
+		o.ended(t)
 		if err := r.Stop(t.Context()); err != nil {
 			t.Error(err)
 		}

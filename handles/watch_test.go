@@ -141,7 +141,7 @@ func TestEventIsEncodedOnce(t *testing.T) {
 	if n.Load() != 1 {
 		t.Errorf("encoded %d times", n.Load())
 	}
-	if e.Heartbeat() != e.Heartbeat() {
+	if first := e.Heartbeat(); first != e.Heartbeat() {
 		t.Error("heartbeats are made again and again")
 	}
 	beat := e.Heartbeat().Message().(*quernv1.CounterServiceWatchResponse) //nolint:errcheck,forcetypeassert // of the same type

@@ -53,8 +53,10 @@ func New(cfg Config) *Server {
 		stopping: make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
-	s.core = &core{backend: cfg.Backend, log: cfg.Logger, gate: newGate(cfg.MaxInFlight),
-		watches: newWatchTable(cfg.MaxWatches, cfg.MaxWatchesPerConn), heartbeat: cfg.Heartbeat}
+	s.core = &core{
+		backend: cfg.Backend, log: cfg.Logger, gate: newGate(cfg.MaxInFlight),
+		watches: newWatchTable(cfg.MaxWatches, cfg.MaxWatchesPerConn), heartbeat: cfg.Heartbeat,
+	}
 	s.grains = s.newGrains(newGRPCFace())
 	s.health = &health{ready: s.ready, stopping: s.stopping}
 	return s

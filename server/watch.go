@@ -110,8 +110,8 @@ func watching(on func(*handles.Method) *caller, m *handles.WatchMethod) *watchCa
 	return &watchCaller{on(m.Method), m}
 }
 
-// notSent is a failure of the transport, which the client does not hear of.
-type notSent struct{ error }
+// sendError is a failure of the transport, which the client does not hear of.
+type sendError struct{ error }
 
 // watch sends the events of a key until the client leaves, the backend ends the
 // watch or the server stops. conn is the address of the client's connection.
@@ -135,7 +135,7 @@ func (c *watchCaller) watch(ctx context.Context, conn, key string, to sink) erro
 	w.Each = func(e *handles.Event) error {
 		tell()
 		if err := to.Send(e); err != nil {
-			return notSent{err}
+			return sendError{err}
 		}
 		return nil
 	}
@@ -148,7 +148,7 @@ func (c *watchCaller) watch(ctx context.Context, conn, key string, to sink) erro
 
 // ended counts the end of a watch and says it in the transport's form.
 func (c *watchCaller) ended(ctx context.Context, err error) error {
-	if lost, ok := errors.AsType[notSent](err); ok {
+	if lost, ok := errors.AsType[sendError](err); ok {
 		c.metrics.ok.Inc() // the client has left
 		return lost.error
 	}

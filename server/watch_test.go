@@ -61,12 +61,12 @@ var watchWays = map[string]func(t *testing.T, ctx context.Context, s *server.Ser
 	"gRPC-Web":      connectWay(connect.WithGRPCWeb()),
 	"lines of JSON": func(t *testing.T, ctx context.Context, s *server.Server, key string) (nextEvent, func() string) {
 		t.Helper()
-		header, body := lines(t, ctx, http.DefaultClient, s, key)
+		header, body := lines(ctx, t, http.DefaultClient, s, key)
 		return body, func() string { return header.Get("Quern-Node") }
 	},
 	"lines of JSON over HTTP/2": func(t *testing.T, ctx context.Context, s *server.Server, key string) (nextEvent, func() string) {
 		t.Helper()
-		header, body := lines(t, ctx, h2c(t), s, key)
+		header, body := lines(ctx, t, h2c(t), s, key)
 		return body, func() string { return header.Get("Quern-Node") }
 	},
 }
@@ -99,7 +99,7 @@ func connectWay(options ...connect.ClientOption) func(t *testing.T, ctx context.
 }
 
 // lines watches as curl does.
-func lines(t *testing.T, ctx context.Context, c *http.Client, s *server.Server, key string) (http.Header, nextEvent) {
+func lines(ctx context.Context, t *testing.T, c *http.Client, s *server.Server, key string) (http.Header, nextEvent) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.HTTPAddr()+"/quern.v1.CounterService/Watch", strings.NewReader(`{"key":"`+key+`"}`))
 	if err != nil {
@@ -132,9 +132,11 @@ func lines(t *testing.T, ctx context.Context, c *http.Client, s *server.Server, 
 
 func (f *fake) tell(t *testing.T, sequence uint64, value int64) {
 	t.Helper()
+	patience := time.NewTimer(testTimeout)
+	defer patience.Stop()
 	select {
 	case f.events <- counterEvent(sequence, value):
-	case <-time.After(testTimeout):
+	case <-patience.C:
 		t.Fatal("nobody watches")
 	}
 }
@@ -144,9 +146,10 @@ func TestWatchOnEveryTransport(t *testing.T) {
 	for name, way := range watchWays {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			const readTimeout = 100 * time.Millisecond
 			f := newWatched()
 			// What bounds a request's arrival does not bound a watch.
-			s := start(t, f, func(c *server.Config) { c.ReadTimeout = 100 * time.Millisecond })
+			s := start(t, f, func(c *server.Config) { c.ReadTimeout = readTimeout })
 			next, node := way(t, t.Context(), s, "k")
 			if m, reason := next(); m.GetSequence() != 1 || m.GetEvent() == nil {
 				t.Fatalf("%v, %s", m, reason)
@@ -154,13 +157,15 @@ func TestWatchOnEveryTransport(t *testing.T) {
 			if node() != origin.Node {
 				t.Errorf("answered by %q", node())
 			}
-			time.Sleep(300 * time.Millisecond) //nolint:forbidigo // the deadline is the connection's
-			f.tell(t, 2, 7)
-			if m, reason := next(); m.GetSequence() != 2 || m.GetEvent().GetValue() != 7 || m.GetEpoch() != origin.Epoch {
-				t.Errorf("%v, %s", m, reason)
+			sequence := uint64(2)
+			for began := time.Now(); time.Since(began) < 3*readTimeout; sequence++ {
+				f.tell(t, sequence, 7)
+				if m, reason := next(); m.GetSequence() != sequence || m.GetEvent().GetValue() != 7 || m.GetEpoch() != origin.Epoch {
+					t.Fatalf("%v, %s", m, reason)
+				}
 			}
-			f.events <- counterEvent(2, 7).Heartbeat()
-			if m, reason := next(); m.GetSequence() != 2 || m.GetEvent() != nil {
+			f.events <- counterEvent(sequence, 7).Heartbeat()
+			if m, reason := next(); m.GetSequence() != sequence || m.GetEvent() != nil {
 				t.Errorf("heartbeat: %v, %s", m, reason)
 			}
 			f.ends <- failure.New(failure.NotOwner, "it has moved")
@@ -216,14 +221,17 @@ func TestWatchesAreBounded(t *testing.T) {
 		conn int
 		want string
 	}{
-		{ctx, 0, ""}, {t.Context(), 0, ""}, {t.Context(), 0, "this connection"},
-		{t.Context(), 1, ""}, {t.Context(), 1, "this node"},
+		{ctx, 0, ""},
+		{t.Context(), 0, ""},
+		{t.Context(), 0, "this connection"},
+		{t.Context(), 1, ""},
+		{t.Context(), 1, "this node"},
 	} {
 		if err := watch(c.ctx, c.conn); c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Fatalf("watch %d: %v", i, err)
 		}
 	}
-	header, next := lines(t, t.Context(), http.DefaultClient, s, "k")
+	header, next := lines(t.Context(), t, http.DefaultClient, s, "k")
 	if _, reason := next(); reason != "OVERLOADED" || header.Get("Content-Type") != "application/json" {
 		t.Errorf("over HTTP: %q, %v", reason, header)
 	}
@@ -247,11 +255,13 @@ func TestUnreadWatch(t *testing.T) {
 	if _, err := stream.Recv(); err != nil {
 		t.Fatal(err)
 	}
-	told := 0
+	told, silence := 0, time.NewTimer(0)
+	defer silence.Stop()
 	for blocked := false; !blocked; told++ {
+		silence.Reset(time.Second)
 		select {
 		case f.events <- counterEvent(uint64(told+2), 1<<60):
-		case <-time.After(time.Second):
+		case <-silence.C:
 			blocked = true
 		}
 		if told > 1<<20 {

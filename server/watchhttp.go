@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -125,7 +126,7 @@ func (s *lineSink) Send(e *handles.Event) error {
 		s.w.Header().Set("Content-Type", "application/x-ndjson")
 		s.w.Header().Set("X-Content-Type-Options", "nosniff")
 	}
-	if _, err := s.w.Write(append(line[:len(line):len(line)], '\n')); err != nil {
+	if _, err := s.w.Write(append(slices.Clip(line), '\n')); err != nil {
 		return fmt.Errorf("server: write an event: %w", err)
 	}
 	return http.NewResponseController(s.w).Flush() //nolint:wrapcheck // the client has left

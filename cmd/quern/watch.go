@@ -24,7 +24,7 @@ type watchPlace struct {
 // watchEvents prints the events of a key, a line each, until SIGINT or SIGTERM.
 // The timeout is for the first connection; after it the watch goes on over
 // restarts of the node.
-func watchEvents[E any](ctx context.Context, r *remote, a *app, events func(context.Context, connection) iter.Seq2[E, error], print func(E)) error {
+func watchEvents[E any](ctx context.Context, r *remote, a *app, events func(context.Context, connection) iter.Seq2[E, error], show func(E)) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	err := r.lasting(ctx, a, func(c connection) error {
@@ -32,7 +32,7 @@ func watchEvents[E any](ctx context.Context, r *remote, a *app, events func(cont
 			if err != nil {
 				return err
 			}
-			print(e)
+			show(e)
 		}
 		return nil
 	})
