@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -86,6 +87,32 @@ type (
 	fakeConnection struct{ *fake }
 	fakeNode       struct{ *fake }
 )
+
+// Watch tells of a key as it is and as it is when it has gone, and fails then.
+func (fakeConnection) Watch(_ context.Context, w *handles.Watch) error {
+	all := map[*handles.WatchMethod][]handles.WatchMessage{
+		handles.CounterWatch: {
+			&quernv1.CounterServiceWatchResponse{Epoch: 1 << 60, Sequence: 1, Event: &quernv1.CounterEvent{Value: -3, Found: true, Ttl: durationpb.New(time.Second)}},
+			&quernv1.CounterServiceWatchResponse{Epoch: 1 << 60, Sequence: 2, Event: &quernv1.CounterEvent{}},
+		},
+		handles.MapWatch: {
+			&quernv1.MapServiceWatchResponse{Epoch: 1, Sequence: 1, Event: &quernv1.MapEvent{Value: []byte("a\nb"), Version: 1 << 60, Found: true}},
+			&quernv1.MapServiceWatchResponse{Epoch: 1, Sequence: 2, Event: &quernv1.MapEvent{}},
+		},
+		handles.LockWatch: {
+			&quernv1.LockServiceWatchResponse{Epoch: 1, Sequence: 1, Event: &quernv1.LockEvent{
+				Held: true, Holds: 2, Waiters: 3, Holders: []*quernv1.LockHolder{{Owner: "o", Token: 1 << 60, Ttl: durationpb.New(time.Second)}},
+			}},
+			&quernv1.LockServiceWatchResponse{Epoch: 1, Sequence: 2, Event: &quernv1.LockEvent{}},
+		},
+	}
+	for _, m := range all[w.Method] {
+		if err := w.Each(handles.NewEvent(m)); err != nil {
+			return err
+		}
+	}
+	return failure.New(failure.Overloaded, "no more")
+}
 
 func (fakeConnection) Close() error { return nil }
 

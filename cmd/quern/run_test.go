@@ -17,6 +17,9 @@ import (
 	"github.com/quern-io/quern/failure"
 )
 
+// noMore is how the fake ends a watch.
+const noMore = `{"error":{"code":"resource_exhausted","reason":"OVERLOADED","message":"no more","retryable":true,"outcome":"not_done"}}` + "\n"
+
 // Each line is a command; k is 10 before.
 func TestCommands(t *testing.T) {
 	clearEnv(t)
@@ -81,7 +84,16 @@ func TestCommands(t *testing.T) {
 		{"counter get k --timeout x", 2, "", `--timeout: expected duration but got "x"`},
 		{"counter get k --addr nowhere", 2, "", `--addr "nowhere"`},
 		{"counter get k --addr a:1,b:", 2, "", `"b:" is not HOST:PORT`},
-		{"counter watch k", 2, "", "unexpected argument watch"},
+		{"counter watch k", 1, "-3\n0\n", "OVERLOADED: no more"},
+		{"counter watch k --json", 1, `{"key":"k","value":-3,"applied":0,"found":true,"ttl_ms":1000,"epoch":"1152921504606846976","sequence":1}` + "\n" +
+			`{"key":"k","value":0,"applied":0,"found":false,"ttl_ms":0,"epoch":"1152921504606846976","sequence":2}` + "\n" + noMore, ""},
+		{"map watch k", 1, `"a\nb"` + "\n(absent)\n", "OVERLOADED: no more"},
+		{"map watch k --json", 1, `{"key":"k","value":"a\nb","version":"1152921504606846976","found":true,"ttl_ms":0,"epoch":"1","sequence":1}` + "\n" +
+			`{"key":"k","value":"","version":"0","found":false,"ttl_ms":0,"epoch":"1","sequence":2}` + "\n" + noMore, ""},
+		{"lock watch k", 1, "held by o, 2 in all, token 1152921504606846976, 3 waiting\nfree, 0 waiting\n", "OVERLOADED: no more"},
+		{"lock watch k --json", 1, `{"key":"k","held":true,"owner":"o","token":"1152921504606846976","ttl_ms":1000,"holds":2,"waiters":3,"epoch":"1","sequence":1}` + "\n" +
+			`{"key":"k","held":false,"owner":"","token":"0","ttl_ms":0,"holds":0,"waiters":0,"epoch":"1","sequence":2}` + "\n" + noMore, ""},
+		{"counter watch k --timeout 0s", 2, "", "--timeout 0s"},
 		{"counter", 2, "", "expected one of"},
 		{"cluster status", 0, "store   memory (not durable: gone when the process ends)\nshards  256 of 256 owned\n\n" +
 			"NODE  ADDR            STATE  SHARDS\nn1    127.0.0.1:7411  ready  256\n", ""},
