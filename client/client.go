@@ -42,6 +42,8 @@ const serviceConfig = `{"loadBalancingConfig":[{"pick_first":{}}],` +
 // can be reached. Nothing happened; the same call can succeed later.
 var ErrUnreachable = errors.New("client: no node can be reached")
 
+var errNoNode = errors.New("no Quern node answered; is it the gRPC port?")
+
 // Client is a connection to a Quern node. Its methods may be called
 // concurrently.
 type Client struct {
@@ -50,7 +52,8 @@ type Client struct {
 	conn    *grpc.ClientConn // the first one
 	dialers []*dialer        // of conns
 	cluster quernv1.ClusterServiceClient
-	addrs   string
+	addrs   string   // for people
+	targets []string // to dial
 	dials   dialErrors
 	// engine is nil where every operation is a call of its own.
 	engine   *engine
@@ -80,7 +83,7 @@ func DialWith(ctx context.Context, target string, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{options: o.withDefaults(), addrs: strings.Join(addrs, ", "), cancel: func() {}}
+	c := &Client{options: o.withDefaults(), addrs: strings.Join(addrs, ", "), targets: addrs, cancel: func() {}}
 	for range c.options.Connections {
 		d := &dialer{errors: &c.dials}
 		c.dialers = append(c.dialers, d)
@@ -110,8 +113,10 @@ func Over(ctx context.Context, open func(context.Context) (frame.Stream, error),
 
 // start connects and brings the stream up.
 func (c *Client) start(ctx context.Context) error {
-	if err := c.connect(ctx, c.options.FailFast); err != nil || c.options.Unary {
-		return err
+	if c.options.Unary || c.options.GRPC {
+		if err := c.connect(ctx, c.options.FailFast); err != nil || c.options.Unary {
+			return err
+		}
 	}
 	return c.stream(ctx, c.opener)
 }
@@ -123,7 +128,11 @@ func (c *Client) stream(ctx context.Context, open func(place int) opener) error 
 	stop := context.AfterFunc(ctx, cancel)
 	first := open(0).dial(life)
 	for pause := minBackoff; c.again(first.err) && rested(life, pause); pause = min(2*pause, maxBackoff) {
-		first = open(0).dial(life)
+		d := open(0).dial(life)
+		if d.err != nil && life.Err() != nil {
+			break // the attempt before says more
+		}
+		first = d
 	}
 	if !stop() {
 		first.err = errors.Join(first.err, context.Cause(ctx))
@@ -236,7 +245,7 @@ func (c *Client) connect(ctx context.Context, failFast bool) error {
 func (c *Client) unreachable() error {
 	last := c.dials.last()
 	if last == nil {
-		last = errors.New("no Quern node answered; is it the gRPC port?")
+		last = errNoNode
 	}
 	return fmt.Errorf("%w: %s: %w", ErrUnreachable, c.addrs, last)
 }
@@ -291,10 +300,7 @@ type dialer struct {
 }
 
 func (d *dialer) dial(ctx context.Context, addr string) (net.Conn, error) {
-	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: time.Second, Interval: time.Second, Count: 2,
-	}}
-	c, err := dialer.DialContext(ctx, "tcp", addr)
+	c, err := tcpDialer.DialContext(ctx, "tcp", addr)
 	d.errors.mu.Lock()
 	d.errors.err = err
 	d.errors.mu.Unlock()

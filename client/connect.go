@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/quern-io/quern/internal/frame"
+	"github.com/quern-io/quern/internal/frameconn"
 	"github.com/quern-io/quern/internal/wire"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
@@ -169,10 +170,22 @@ func (e *engine) sweep() {
 
 var streamDesc = grpc.StreamDesc{StreamName: "Stream", ServerStreams: true, ClientStreams: true}
 
-// opener opens streams over one of the connections.
+// opener opens the streams of a place: over a connection of their own, or over
+// gRPC's where the node does not speak that, or Options.GRPC is set.
 func (c *Client) opener(place int) opener {
 	return func(ctx context.Context) (frame.Stream, error) {
-		return c.openStream(ctx, c.conns[place], c.dialers[place])
+		if c.options.GRPC {
+			return c.openStream(ctx, c.conns[place], c.dialers[place])
+		}
+		f, err := c.openFramed(ctx)
+		if !errors.Is(err, frameconn.ErrNotSpoken) {
+			return f, err
+		}
+		f, failed := c.openStream(ctx, c.conns[place], c.dialers[place])
+		if failed != nil {
+			return nil, fmt.Errorf("%w (%w; %w)", errNoNode, failed, err)
+		}
+		return f, nil
 	}
 }
 
@@ -201,7 +214,7 @@ type grpcFrames struct {
 func (f *grpcFrames) Context() context.Context { return f.stream.Context() }
 
 func (f *grpcFrames) Send(b []byte) error {
-	if err := f.stream.SendMsg(&wire.Frame{Bytes: b}); err != nil {
+	if err := f.stream.SendMsg(wire.Copy(b)); err != nil {
 		// The reader knows what ended the stream.
 		return fmt.Errorf("client: send a frame: %w", err)
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/quern-io/quern/handles"
 	"github.com/quern-io/quern/internal/fastproto"
 	"github.com/quern-io/quern/internal/frame"
-	"github.com/quern-io/quern/internal/wire"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
@@ -44,8 +43,10 @@ type link struct {
 	waits int // of the calls, those that may wait: they leave the window alone
 	out   outgoing
 	ready [][]byte // frames that are full
-	pings uint64
-	asked time.Time // when the last of them was due
+	// buffer has the frame that is being sent.
+	buffer []byte
+	pings  uint64
+	asked  time.Time // when the last of them was due
 	// done is closed when the link is over.
 	done chan struct{}
 
@@ -63,8 +64,9 @@ func (o *outgoing) len() int { return len(o.head) + len(o.operations) + len(o.la
 // keptBuffer is the largest buffer that an idle link keeps.
 const keptBuffer = 256 << 10
 
-func (o *outgoing) take() []byte {
-	b := wire.GetBuffer(o.len())
+// take moves the parts behind what is in a buffer.
+func (o *outgoing) take(b []byte) []byte {
+	b = slices.Grow(b, o.len())
 	for _, part := range []*[]byte{&o.head, &o.operations, &o.last} {
 		b = append(b, *part...)
 		if *part = (*part)[:0]; cap(*part) > keptBuffer {
@@ -176,7 +178,7 @@ func (l *link) bound(c *call, before int) *failure.Error {
 		l.release(c)
 		return failure.New(failure.Limit, "the operation takes %d bytes, the node takes %d", len(last), limit)
 	}
-	l.ready = append(l.ready, l.out.take())
+	l.ready = append(l.ready, l.out.take(nil))
 	l.out.operations = append(l.out.operations, last...)
 	return nil
 }
@@ -227,7 +229,7 @@ func (l *link) name(s *session) {
 	if former != "" && len(l.out.operations) > 0 {
 		// These were numbered under the former session, and a frame's
 		// sessions come before its operations.
-		l.ready = append(l.ready, l.out.take())
+		l.ready = append(l.ready, l.out.take(nil))
 	}
 	l.named[s.shard] = s.id
 	l.out.head = frame.AppendSession(l.out.head, s.shard, s.id, false)
@@ -270,7 +272,11 @@ func (l *link) next() []byte {
 		l.ready = l.ready[1:]
 		return b
 	}
-	return l.out.take()
+	b := l.out.take(l.buffer[:0])
+	if l.buffer = b; cap(b) > keptBuffer {
+		l.buffer = nil
+	}
+	return b
 }
 
 // watch gives up a stream that is silent although it should say something.

@@ -37,6 +37,9 @@ type Options struct {
 	// session: what one command of a shell wants. Nothing is tried again that
 	// perhaps happened.
 	Unary bool
+	// GRPC carries the stream over gRPC also where the node takes it over a
+	// TCP connection of its own, which costs both ends less.
+	GRPC bool
 	// Metrics gets the client's metrics; nil registers none.
 	Metrics *metrics.Set
 	// Hooks are told what happens.

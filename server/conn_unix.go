@@ -69,6 +69,11 @@ func (r *readyReader) drop() {
 // looks for this method on connections that it does not know the type of, and
 // would keep a buffer of 32 KiB for each of them without it.
 func (c *conn) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, error) {
+	if len(c.peeked) > 0 {
+		buf := pool.Get(size)
+		n, err := c.Read(*buf)
+		return buf, n, err
+	}
 	if c.ready == nil {
 		r, err := newReadyReader(c.tcp)
 		if err != nil {

@@ -63,11 +63,17 @@ func garbage(tb testing.TB) map[string][]byte {
 		"compressed unknown": frames(func(f *http2.Framer) error {
 			return errors.Join(headers(f), f.WriteData(1, true, []byte{1, 0, 0, 0, 1, 0}))
 		}),
-		"data on no stream": frames(func(f *http2.Framer) error { return f.WriteData(7, true, message(0, "")) }),
-		"half a request":    []byte("POST /quern.v1.CounterService/Add HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"key\":"),
-		"half a header":     []byte("POST /quern.v1.CounterService/Add HTTP/1.1\r\nHost:"),
-		"bad chunk":         []byte("POST /quern.v1.CounterService/Add HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}"),
-		"header of 1 MB":    append([]byte("GET / HTTP/1.1\r\nX: "), bytes.Repeat([]byte("x"), 1<<20)...),
+		"data on no stream":           frames(func(f *http2.Framer) error { return f.WriteData(7, true, message(0, "")) }),
+		"half of the frames' preface": []byte(framesPreface[:10]),
+		"frames, version 2":           []byte(framesPreface[:8] + "\x02" + framesPreface[9:]),
+		"frames, then random":         append([]byte(framesPreface), random...),
+		"frames, one of 4 GB":         []byte(framesPreface + "\x01\xff\xff\xff\xff"),
+		"frames, half of one":         []byte(framesPreface + "\x01\x00\x00\x00\x0a\x22\x05"),
+		"frames, not protobuf":        []byte(framesPreface + "\x01\x00\x00\x00\x03\xff\xff\xff"),
+		"half a request":              []byte("POST /quern.v1.CounterService/Add HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"key\":"),
+		"half a header":               []byte("POST /quern.v1.CounterService/Add HTTP/1.1\r\nHost:"),
+		"bad chunk":                   []byte("POST /quern.v1.CounterService/Add HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}"),
+		"header of 1 MB":              append([]byte("GET / HTTP/1.1\r\nX: "), bytes.Repeat([]byte("x"), 1<<20)...),
 	}
 }
 
@@ -134,6 +140,7 @@ func TestSlowClients(t *testing.T) {
 	}{
 		{"no preface", s.GRPCAddr(), nil},
 		{"half a preface", s.GRPCAddr(), all["half a preface"]},
+		{"half of the frames' preface", s.GRPCAddr(), all["half of the frames' preface"]},
 		{"no request", s.HTTPAddr(), nil},
 		{"half a header", s.HTTPAddr(), all["half a header"]},
 		{"half a body", s.HTTPAddr(), all["half a request"]},

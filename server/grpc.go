@@ -40,6 +40,7 @@ const (
 func (s *Server) newGRPC() *grpc.Server {
 	cfg := &s.cfg
 	g := grpc.NewServer(
+		grpc.Creds(newSniffer(s.takeConn)),
 		grpc.MaxRecvMsgSize(min(cfg.MaxMessageBytes, math.MaxInt32/readMargin)*readMargin),
 		grpc.ForceServerCodecV2(newGRPCCodec(cfg.MaxMessageBytes)),
 		grpc.MaxConcurrentStreams(uint32(cfg.MaxStreams)), //nolint:gosec // bounded by withDefaults

@@ -134,6 +134,7 @@ func TestDribble(t *testing.T) {
 	s := start(t, &fake{}, func(c *server.Config) { c.HandshakeTimeout = 100 * time.Millisecond })
 	for name, test := range map[string]struct{ addr, bytes string }{
 		"preface": {s.GRPCAddr(), http2.ClientPreface},
+		"frames":  {s.GRPCAddr(), framesPreface},
 		"header":  {s.HTTPAddr(), "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + strings.Repeat("x", 4096)},
 	} {
 		t.Run(name, func(t *testing.T) {

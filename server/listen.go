@@ -25,8 +25,9 @@ type listener struct {
 	// all counts the connections of every listener of the server.
 	all *descriptors
 
-	open  atomic.Int64
-	conns sync.Map // *conn to nothing: those that are open
+	open   atomic.Int64
+	framed atomic.Int64 // of the open ones: those of frameconn
+	conns  sync.Map     // *conn to nothing: those that are open
 }
 
 // listen binds an address for a server. purpose and flag are for the error.
@@ -97,6 +98,29 @@ type conn struct {
 	once sync.Once
 
 	ready *readyReader // of ReadOnReady
+	// peeked was read of the connection to see what it is.
+	peeked []byte
+	// taken: it is not the listener's server that it belongs to.
+	taken atomic.Bool
+}
+
+// Read implements net.Conn.
+func (c *conn) Read(p []byte) (int, error) {
+	if len(c.peeked) > 0 {
+		n := copy(p, c.peeked)
+		c.peeked = c.peeked[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p) //nolint:wrapcheck // both servers look at its type
+}
+
+// SetDeadline implements net.Conn. gRPC ends its deadline for the handshake also
+// on a connection that was taken from it.
+func (c *conn) SetDeadline(t time.Time) error {
+	if c.taken.Load() {
+		return nil
+	}
+	return c.Conn.SetDeadline(t) //nolint:wrapcheck // both servers look at its type
 }
 
 // Write implements net.Conn. A client that takes nothing for the listener's

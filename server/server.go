@@ -30,8 +30,9 @@ type Server struct {
 	stopping chan struct{} // closed by the first Stop
 	stopped  chan struct{} // closed when it is done
 
-	// handlers are the HTTP handlers that run, serving the accept loops.
-	handlers, serving sync.WaitGroup
+	// handlers are the HTTP handlers that run, framed the connections of
+	// frameconn, serving the accept loops.
+	handlers, framed, serving sync.WaitGroup
 
 	mu   sync.Mutex
 	life struct { // guarded by mu
@@ -138,7 +139,8 @@ func (s *Server) listen(ctx context.Context) (grpcLis, httpLis *listener, err er
 // serveGRPC needs mu.
 func (s *Server) serveGRPC(ctx context.Context, lis *listener) {
 	s.life.grpc, s.life.grpcLis, s.life.grpcAddr = s.newGRPC(), lis, lis.Addr().String() //nolint:contextcheck // streams have contexts of their own
-	s.countConns("grpc", lis)
+	s.countConns("grpc", func() int64 { return lis.open.Load() - lis.framed.Load() })
+	s.countConns("frames", lis.framed.Load)
 	g := s.life.grpc
 	s.serving.Go(func() {
 		if err := g.Serve(lis); err != nil {
@@ -151,7 +153,7 @@ func (s *Server) serveGRPC(ctx context.Context, lis *listener) {
 // serveHTTP needs mu.
 func (s *Server) serveHTTP(ctx context.Context, lis *listener) {
 	s.life.http, s.life.webAddr = s.newHTTP(lis.Addr().String()), lis.Addr().String()
-	s.countConns("http", lis)
+	s.countConns("http", lis.open.Load)
 	h := s.life.http
 	s.serving.Go(func() {
 		if err := h.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
@@ -161,9 +163,8 @@ func (s *Server) serveHTTP(ctx context.Context, lis *listener) {
 	s.cfg.Logger.InfoContext(ctx, "serving HTTP", slog.String("addr", s.life.webAddr))
 }
 
-func (s *Server) countConns(transport string, lis *listener) {
-	s.gauge(fmt.Sprintf("quern_server_connections{transport=%q}", transport),
-		func() float64 { return float64(lis.open.Load()) })
+func (s *Server) countConns(transport string, open func() int64) {
+	s.gauge(fmt.Sprintf("quern_server_connections{transport=%q}", transport), func() float64 { return float64(open()) })
 }
 
 // gauge registers a gauge until Stop. It needs mu.
@@ -245,6 +246,7 @@ func (s *Server) closeAll(ctx context.Context, g *grpc.Server, lis *listener, h 
 	var closing sync.WaitGroup
 	if g != nil {
 		closing.Go(func() { stopGRPC(ctx, g, lis) })
+		closing.Go(func() { s.stopFramed(ctx, lis) })
 	}
 	if h != nil {
 		closing.Go(func() {
@@ -270,6 +272,22 @@ func stopGRPC(ctx context.Context, g *grpc.Server, lis *listener) {
 	case <-ctx.Done():
 		lis.closeConns()
 		g.Stop()
+		<-gone
+	}
+}
+
+// stopFramed waits until the streams have ended, each when it has nothing under
+// way. Those that have not when ctx ends are cut off.
+func (s *Server) stopFramed(ctx context.Context, lis *listener) {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		s.framed.Wait()
+	}()
+	select {
+	case <-gone:
+	case <-ctx.Done():
+		lis.closeConns()
 		<-gone
 	}
 }

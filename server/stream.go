@@ -4,12 +4,12 @@ import (
 	"errors"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/internal/frame"
-	"github.com/quern-io/quern/internal/wire"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
@@ -47,6 +47,8 @@ const (
 type stream struct {
 	grains *grainService
 	frames frame.Stream
+	// bounded: the transport cuts off who does not read.
+	bounded bool
 
 	// The rest, up to mu, belongs to the reader.
 	methods  []*streamMethod // by number
@@ -62,6 +64,8 @@ type stream struct {
 	gathered perShard[gathered]
 	shards   []uint32
 	held     int // of them
+
+	buffer []byte // of the writer
 
 	wake chan struct{} // room for one: there is something to send
 	room chan struct{} // room for one: the reader may go on
@@ -80,6 +84,9 @@ type stream struct {
 	stalled bool             // the reader waits for room
 	ended   bool
 }
+
+// bounded is a transport that may cut off a client that does not read by itself.
+type bounded interface{ Bounded() bool }
 
 // perShard holds something small for each shard, in pages that are made when
 // they are needed.
@@ -105,9 +112,9 @@ func (o *outgoing) len() int {
 	return len(o.origins) + len(o.sessions) + len(o.replies) + len(o.last)
 }
 
-// take moves the parts into one buffer.
-func (o *outgoing) take() []byte {
-	b := wire.GetBuffer(o.len())
+// take moves the parts behind what is in a buffer.
+func (o *outgoing) take(b []byte) []byte {
+	b = slices.Grow(b, o.len())
 	for _, part := range []*[]byte{&o.origins, &o.sessions, &o.replies, &o.last} {
 		b = append(b, *part...)
 		if *part = (*part)[:0]; cap(*part) > keptBuffer {
@@ -127,6 +134,9 @@ func (g *grainService) serve(f frame.Stream) error {
 	s := &stream{
 		grains: g, frames: f,
 		wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
+	}
+	if b, ok := f.(bounded); ok {
+		s.bounded = b.Bounded()
 	}
 	if err := s.hello(); err != nil {
 		return err
@@ -307,9 +317,12 @@ func (s *stream) flush() error {
 		return nil
 	}
 	sealed, sent := s.sealed, s.unsent
-	last := s.out.take()
+	last := s.out.take(s.buffer[:0])
 	s.sealed = nil
 	s.mu.Unlock()
+	if s.buffer = last; cap(last) > keptBuffer {
+		s.buffer = nil
+	}
 	var err error
 	for _, b := range sealed {
 		err = errors.Join(err, s.send(b))
@@ -326,7 +339,7 @@ func (s *stream) flush() error {
 }
 
 func (s *stream) send(b []byte) error {
-	if d := s.grains.slowReader; d > 0 {
+	if d := s.grains.slowReader; d > 0 && !s.bounded {
 		cut := time.AfterFunc(d, s.frames.Close)
 		defer cut.Stop()
 	}

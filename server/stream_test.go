@@ -9,14 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
-	"github.com/quern-io/quern/internal/wire"
+	"github.com/quern-io/quern/internal/frameconn"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 	"github.com/quern-io/quern/server"
 )
@@ -66,20 +64,41 @@ func (h held) answer(epoch uint64) {
 
 // talk is a stream as a client of any language sees it.
 type talk struct {
-	t      *testing.T
-	stream quernv1.GrainService_StreamClient
-	hello  *quernv1.StreamHello
+	t     *testing.T
+	link  link
+	hello *quernv1.StreamHello
 }
 
-func converse(t *testing.T, s *server.Server) *talk {
+// link is a client's end of a stream.
+type link interface {
+	send(b []byte) error
+	recv() ([]byte, error)
+	closeSend() error
+	// ended is the failure that the stream has ended with.
+	ended(err error) (*failure.Error, bool)
+}
+
+// converser opens a stream to a server.
+type converser func(t *testing.T, s *server.Server) *talk
+
+// overBoth runs a test over both transports.
+func overBoth(t *testing.T, test func(*testing.T, converser)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
-	t.Cleanup(cancel)
-	stream, err := quernv1.NewGrainServiceClient(plain(t, s.GRPCAddr())).Stream(ctx, grpc.ForceCodecV2(wire.NewCodec()))
-	if err != nil {
-		t.Fatal(err)
+	t.Parallel()
+	for name, open := range map[string]func(*testing.T, *server.Server) link{"gRPC": overGRPC, "frames": overFrames} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, func(t *testing.T, s *server.Server) *talk {
+				t.Helper()
+				return converse(t, open(t, s))
+			})
+		})
 	}
-	k := &talk{t: t, stream: stream}
+}
+
+func converse(t *testing.T, over link) *talk {
+	t.Helper()
+	k := &talk{t: t, link: over}
 	if k.hello = k.hear().GetHello(); k.hello == nil {
 		t.Fatal("no hello")
 	}
@@ -87,28 +106,40 @@ func converse(t *testing.T, s *server.Server) *talk {
 	return k
 }
 
+func (k *talk) trySay(m *quernv1.GrainServiceStreamRequest) error {
+	b, err := proto.Marshal(m)
+	if err != nil {
+		return err //nolint:wrapcheck // ends the test
+	}
+	return k.link.send(b)
+}
+
 func (k *talk) say(m *quernv1.GrainServiceStreamRequest) {
 	k.t.Helper()
-	if err := k.stream.Send(m); err != nil {
+	if err := k.trySay(m); err != nil {
 		k.t.Fatal(err)
 	}
 }
 
 func (k *talk) hear() *quernv1.GrainServiceStreamResponse {
 	k.t.Helper()
-	m, err := k.stream.Recv()
+	b, err := k.link.recv()
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	return m
+	var m quernv1.GrainServiceStreamResponse
+	if err := proto.Unmarshal(b, &m); err != nil {
+		k.t.Fatal(err)
+	}
+	return &m
 }
 
 // reason is why the stream ended.
 func (k *talk) reason() failure.Reason {
 	k.t.Helper()
 	for {
-		if _, err := k.stream.Recv(); err != nil {
-			e, ok := wire.FromStatus(status.Convert(err))
+		if _, err := k.link.recv(); err != nil {
+			e, ok := k.link.ended(err)
 			if !ok {
 				k.t.Fatalf("ended with %v", err)
 			}
@@ -130,8 +161,10 @@ func operations(all ...*quernv1.StreamOperation) *quernv1.GrainServiceStreamRequ
 	return &quernv1.GrainServiceStreamRequest{Operations: all}
 }
 
-func TestStreamAnswers(t *testing.T) {
-	t.Parallel()
+func TestStreamAnswers(t *testing.T) { overBoth(t, streamAnswers) }
+
+func streamAnswers(t *testing.T, converse converser) {
+	t.Helper()
 	k := converse(t, start(t, &fake{}))
 	if k.hello.GetNode() != "node-1" || k.hello.GetShards() != 256 || k.hello.GetWindow() == 0 || k.hello.GetMaxFrameBytes() != 1<<20 {
 		t.Errorf("hello %v", k.hello)
@@ -159,16 +192,18 @@ func TestStreamAnswers(t *testing.T) {
 	if m := k.hear(); m.GetPong() != 99 {
 		t.Errorf("got %v", m)
 	}
-	if err := k.stream.CloseSend(); err != nil {
+	if err := k.link.closeSend(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.stream.Recv(); !errors.Is(err, io.EOF) {
+	if _, err := k.link.recv(); !errors.Is(err, io.EOF) && !errors.Is(err, frameconn.ErrEnded) {
 		t.Errorf("ended with %v", err)
 	}
 }
 
-func TestStreamRefusesOperations(t *testing.T) {
-	t.Parallel()
+func TestStreamRefusesOperations(t *testing.T) { overBoth(t, streamRefusesOperations) }
+
+func streamRefusesOperations(t *testing.T, converse converser) {
+	t.Helper()
 	b := &fake{}
 	k := converse(t, start(t, b))
 	k.say(&quernv1.GrainServiceStreamRequest{Methods: []*quernv1.StreamMethod{{Ref: 9, Procedure: "/quern.v1.CounterService/Divide"}}})
@@ -190,8 +225,10 @@ func TestStreamRefusesOperations(t *testing.T) {
 	}
 }
 
-func TestStreamEndsWithAReason(t *testing.T) {
-	t.Parallel()
+func TestStreamEndsWithAReason(t *testing.T) { overBoth(t, streamEndsWithAReason) }
+
+func streamEndsWithAReason(t *testing.T, converse converser) {
+	t.Helper()
 	for name, tt := range map[string]struct {
 		frame *quernv1.GrainServiceStreamRequest
 		want  failure.Reason
@@ -220,8 +257,10 @@ func TestStreamEndsWithAReason(t *testing.T) {
 
 // TestStreamGarbage: what is no frame ends its stream; what came before it is
 // carried out, and other streams go on.
-func TestStreamGarbage(t *testing.T) {
-	t.Parallel()
+func TestStreamGarbage(t *testing.T) { overBoth(t, streamGarbage) }
+
+func streamGarbage(t *testing.T, converse converser) {
+	t.Helper()
 	b := &fake{}
 	s := start(t, b)
 	other := converse(t, s)
@@ -229,7 +268,7 @@ func TestStreamGarbage(t *testing.T) {
 		k := converse(t, s)
 		k.say(operations(addOf(t, 1, "a")))
 		k.hear()
-		if err := k.stream.SendMsg(&wire.Frame{Bytes: []byte(raw)}); err != nil {
+		if err := k.link.send([]byte(raw)); err != nil {
 			t.Fatal(err)
 		}
 		if got := k.reason(); got != failure.InvalidField {
@@ -243,8 +282,10 @@ func TestStreamGarbage(t *testing.T) {
 	}
 }
 
-func TestStreamSessions(t *testing.T) {
-	t.Parallel()
+func TestStreamSessions(t *testing.T) { overBoth(t, streamSessions) }
+
+func streamSessions(t *testing.T, converse converser) {
+	t.Helper()
 	k := converse(t, start(t, &fake{}))
 	k.say(&quernv1.GrainServiceStreamRequest{OpenSessions: []uint32{3, 200}})
 	var opened []*quernv1.StreamSession
@@ -264,8 +305,10 @@ func TestStreamSessions(t *testing.T) {
 
 // TestEpochsDoNotMix: a reply of the former epoch does not follow the news of
 // the next one.
-func TestEpochsDoNotMix(t *testing.T) {
-	t.Parallel()
+func TestEpochsDoNotMix(t *testing.T) { overBoth(t, epochsDoNotMix) }
+
+func epochsDoNotMix(t *testing.T, converse converser) {
+	t.Helper()
 	b := newSlowly()
 	k := converse(t, start(t, b))
 	k.say(operations(addOf(t, 1, "a")))
@@ -294,8 +337,10 @@ func TestEpochsDoNotMix(t *testing.T) {
 
 // TestStreamWindow: a client that ignores its window loses its stream; what it
 // had begun is carried out, once.
-func TestStreamWindow(t *testing.T) {
-	t.Parallel()
+func TestStreamWindow(t *testing.T) { overBoth(t, streamWindow) }
+
+func streamWindow(t *testing.T, converse converser) {
+	t.Helper()
 	b := newSlowly()
 	k := converse(t, start(t, b))
 	window := int(k.hello.GetWindow()) + 2*256 // and what may be asked for sessions
@@ -327,8 +372,10 @@ func TestStreamWindow(t *testing.T) {
 	}
 }
 
-func TestSessionsWithoutEnd(t *testing.T) {
-	t.Parallel()
+func TestSessionsWithoutEnd(t *testing.T) { overBoth(t, sessionsWithoutEnd) }
+
+func sessionsWithoutEnd(t *testing.T, converse converser) {
+	t.Helper()
 	k := converse(t, start(t, &fake{}))
 	opened, refused := 0, 0
 	for range 3000 {
@@ -347,8 +394,10 @@ func TestSessionsWithoutEnd(t *testing.T) {
 }
 
 // TestUnreadRepliesCutTheClientOff, and others are served meanwhile.
-func TestUnreadRepliesCutTheClientOff(t *testing.T) {
-	t.Parallel()
+func TestUnreadRepliesCutTheClientOff(t *testing.T) { overBoth(t, unreadRepliesCutTheClientOff) }
+
+func unreadRepliesCutTheClientOff(t *testing.T, converse converser) {
+	t.Helper()
 	b := &fake{}
 	s := start(t, b, func(c *server.Config) { c.WriteTimeout = 300 * time.Millisecond })
 	k := converse(t, s)
@@ -362,7 +411,7 @@ func TestUnreadRepliesCutTheClientOff(t *testing.T) {
 			ids++
 			frame[i] = addOf(t, ids, "a")
 		}
-		if err := k.stream.Send(operations(frame...)); err != nil {
+		if err := k.trySay(operations(frame...)); err != nil {
 			break
 		}
 		if time.Since(began) > testTimeout {
@@ -379,8 +428,10 @@ func TestUnreadRepliesCutTheClientOff(t *testing.T) {
 
 // TestStopAnswersStreams: what was begun is answered, then the stream says why
 // it ends.
-func TestStopAnswersStreams(t *testing.T) {
-	t.Parallel()
+func TestStopAnswersStreams(t *testing.T) { overBoth(t, stopAnswersStreams) }
+
+func stopAnswersStreams(t *testing.T, converse converser) {
+	t.Helper()
 	b := newSlowly()
 	s := start(t, b)
 	k := converse(t, s)

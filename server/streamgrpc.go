@@ -75,7 +75,7 @@ type grpcFrames struct {
 
 // Send implements frame.Stream.
 func (f *grpcFrames) Send(b []byte) error {
-	if err := f.SendMsg(&wire.Frame{Bytes: b}); err != nil {
+	if err := f.SendMsg(wire.Copy(b)); err != nil {
 		return fmt.Errorf("server: send a frame: %w", err)
 	}
 	return nil

@@ -252,7 +252,7 @@ const frameReplies = 1 << 20
 // mu.
 func (s *stream) seal() {
 	if len(s.out.replies) >= frameReplies {
-		s.sealed = append(s.sealed, s.out.take())
+		s.sealed = append(s.sealed, s.out.take(nil))
 	}
 }
 

@@ -204,7 +204,7 @@ func (s *stream) origin(o *handles.Origin) {
 	}
 	if *told != 0 && len(s.out.replies) > 0 {
 		// What was answered under the former epoch must not follow this.
-		s.sealed = append(s.sealed, s.out.take())
+		s.sealed = append(s.sealed, s.out.take(nil))
 	}
 	*told = o.Epoch
 	s.out.origins = frame.AppendOrigin(s.out.origins, o.Shard, o.Epoch, o.Node)

@@ -83,17 +83,24 @@ func AppendFailure(b []byte, id uint64, e *failure.Error) []byte {
 // AppendPong answers a ping.
 func AppendPong(b []byte, n uint64) []byte { return appendUint(b, responsePong, n) }
 
-func appendError(b []byte, field protowire.Number, e *failure.Error) []byte {
-	m := &quernv1.StreamError{
+// notText stands for a message that is not UTF-8.
+const notText = "(not UTF-8)"
+
+func streamError(e *failure.Error) *quernv1.StreamError {
+	return &quernv1.StreamError{
 		Reason:       e.Reason.String(),
 		Message:      e.Message,
 		RetryAfterMs: uint32(min(e.RetryAfter, time.Hour).Milliseconds()), //nolint:gosec // below 2^32
 		Code:         e.Reason.Code(),
 		Unknown:      e.Outcome() == failure.Unknown,
 	}
+}
+
+func appendError(b []byte, field protowire.Number, e *failure.Error) []byte {
+	m := streamError(e)
 	out, err := appendMessage(b, field, m)
 	if err != nil { // a message that is not UTF-8
-		m.Message = "(not UTF-8)"
+		m.Message = notText
 		out, _ = appendMessage(b, field, m)
 	}
 	return out

@@ -7,10 +7,10 @@ import "context"
 type Stream interface {
 	// Context ends with the stream.
 	Context() context.Context
-	// Send takes b, which came from wire.GetBuffer, for good.
+	// Send sends a frame, and does not keep b.
 	Send(b []byte) error
-	// Recv returns a frame that belongs to the caller. It returns io.EOF where
-	// the other end has sent all that it wants to send.
+	// Recv returns a frame, which is good until the next call. It returns
+	// io.EOF where the other end has sent all that it wants to send.
 	Recv() ([]byte, error)
 	// Close cuts the stream: Send and Recv fail. It may be called again, and
 	// by any goroutine.

@@ -8,14 +8,16 @@ import (
 
 // Frame is an encoded message that gRPC carries as it is.
 type Frame struct {
-	// Bytes came from GetBuffer where they are to be sent. What was received
-	// belongs to the receiver.
+	// Bytes are gRPC's where they are to be sent: see [Copy]. What was
+	// received belongs to the receiver.
 	Bytes []byte
 }
 
-// GetBuffer returns an empty buffer with room for n bytes. A [Codec] gives it
-// back when gRPC has sent it.
-func GetBuffer(n int) []byte { return (*mem.DefaultBufferPool().Get(n))[:0] }
+// Copy returns a frame of the same bytes to be sent, in a buffer which a [Codec]
+// gives back when gRPC has sent it.
+func Copy(b []byte) *Frame {
+	return &Frame{Bytes: append((*mem.DefaultBufferPool().Get(len(b)))[:0], b...)}
+}
 
 // Codec is gRPC's codec for protobuf, which lets a [Frame] through.
 type Codec struct{ encoding.CodecV2 }

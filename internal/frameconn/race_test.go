@@ -1,0 +1,5 @@
+//go:build race
+
+package frameconn_test
+
+const raced = true
