@@ -45,8 +45,8 @@ type Config struct {
 type Conn struct {
 	conn      net.Conn
 	keepAlive time.Duration
-	node      bool // this is the node's end
-	ctx       context.Context
+	node      bool            // this is the node's end
+	ctx       context.Context //nolint:containedctx // as frame.Stream has it
 	cancel    context.CancelFunc
 	ending    atomic.Bool
 

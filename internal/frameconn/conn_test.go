@@ -256,7 +256,9 @@ func TestSilentClientIsPingedAndCutOff(t *testing.T) {
 		t.Errorf("a client that answers pings: %q, %v", got, err)
 	}
 	near.Close()
-	<-heard
+	if err := <-heard; err == nil {
+		t.Error("a closed stream goes on")
+	}
 	a, b = pair(t)
 	_, far = begin(t, a, b, frameconn.Config{MaxFrame: maxFrame, KeepAlive: 20 * time.Millisecond})
 	if _, err := far.Recv(); err == nil || errors.Is(err, io.EOF) { // nobody reads at the other end
