@@ -42,8 +42,10 @@ const (
 )
 
 // stream serves one client's stream. One goroutine reads frames and begins
-// their operations; whoever ends an operation leaves its reply in the buffers;
-// another goroutine sends what lies there.
+// their operations; whoever ends an operation leaves its reply in the buffers.
+// The reader sends what lies there when it has worked off a frame: mostly all
+// of its operations have ended by then. Another goroutine sends what comes
+// later.
 type stream struct {
 	grains *grainService
 	frames frame.Stream
@@ -65,7 +67,7 @@ type stream struct {
 	shards   []uint32
 	held     int // of them
 
-	buffer []byte // of the writer
+	buffer []byte // of who is sending
 
 	wake chan struct{} // room for one: there is something to send
 	room chan struct{} // room for one: the reader may go on
@@ -82,6 +84,8 @@ type stream struct {
 	told    perShard[uint64] // the epoch that the client knows
 	corked  bool             // the reader is about to add more
 	stalled bool             // the reader waits for room
+	sending bool             // somebody sends what was in the buffers
+	leaving bool             // the writer waits for what is under way
 	ended   bool
 }
 
@@ -178,7 +182,7 @@ func (s *stream) read() (err error) {
 		if p := recover(); p != nil {
 			e := s.grains.failure(s.frames.Context(), &panicked{value: p, stack: debug.Stack()})
 			s.drop(e)
-			s.cork(false)
+			s.cork(false) // the writer sends what there is when it hears of the end
 			err = s.refuse(e)
 		}
 	}()
@@ -201,6 +205,9 @@ func (s *stream) read() (err error) {
 		if err != nil {
 			return s.refuse(refusal(err))
 		}
+		if err := s.flush(); err != nil {
+			return err
+		}
 		// A client that sends without a pause lets others have a turn.
 		s.steps |= streamBurst - 1
 		s.yield()
@@ -220,15 +227,11 @@ func (s *stream) refuse(e *failure.Error) error {
 }
 
 // cork holds the replies back while a frame is worked off, so that they leave
-// together.
+// together. Whoever pulls it sends them.
 func (s *stream) cork(on bool) {
 	s.mu.Lock()
 	s.corked = on
-	waiting := !on && s.out.len() > 0
 	s.mu.Unlock()
-	if waiting {
-		s.signal(s.wake)
-	}
 }
 
 // admit waits until another operation may be begun; false where the stream has
@@ -277,10 +280,12 @@ func (s *stream) write(read <-chan error) error {
 		case <-s.wake:
 		case <-stopping:
 			draining, stopping = true, nil
+			s.leave()
 		case err := <-read:
 			if err == nil || isEOF(err) {
 				// The client has sent all that it wants to: it gets the rest.
 				draining, read = true, nil
+				s.leave()
 				break
 			}
 			_ = s.flush() // the client may still hear what was answered
@@ -293,7 +298,7 @@ func (s *stream) write(read <-chan error) error {
 		if err := s.flush(); err != nil {
 			return err
 		}
-		if draining && s.idle() {
+		if draining && s.idle() { // else who ends the last one will wake this one
 			if stopping == nil && read != nil {
 				return s.refuse(errStopping)
 			}
@@ -302,20 +307,29 @@ func (s *stream) write(read <-chan error) error {
 	}
 }
 
+// leave lets the writer be woken when nothing is under way any more.
+func (s *stream) leave() {
+	s.mu.Lock()
+	s.leaving = true
+	s.mu.Unlock()
+}
+
 // idle reports whether every operation was answered.
 func (s *stream) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pending == 0 && len(s.waits) == 0 && s.out.len() == 0
+	return s.pending == 0 && len(s.waits) == 0 && s.out.len() == 0 && !s.sending
 }
 
-// flush sends what lies in the buffers, in one frame.
+// flush sends what lies in the buffers, in one frame, unless somebody is sending
+// already; who does looks again.
 func (s *stream) flush() error {
 	s.mu.Lock()
-	if s.corked || s.out.len() == 0 {
+	if s.corked || s.sending || s.out.len() == 0 {
 		s.mu.Unlock()
 		return nil
 	}
+	s.sending = true
 	sealed, sent := s.sealed, s.unsent
 	last := s.out.take(s.buffer[:0])
 	s.sealed = nil
@@ -330,10 +344,14 @@ func (s *stream) flush() error {
 	err = errors.Join(err, s.send(last))
 	s.mu.Lock()
 	s.unsent -= sent
-	stalled := s.stalled
+	s.sending = false
+	stalled, more := s.stalled, s.leaving || !s.corked && s.out.len() > 0
 	s.mu.Unlock()
 	if stalled {
 		s.signal(s.room)
+	}
+	if more {
+		s.signal(s.wake)
 	}
 	return err
 }

@@ -185,7 +185,7 @@ func (s *stream) answered(bytes int) {
 	if s.ended {
 		s.out, s.sealed = outgoing{}, nil
 	}
-	wake := !s.corked
+	wake := !s.corked && !s.sending
 	s.mu.Unlock()
 	if wake {
 		s.signal(s.wake)
