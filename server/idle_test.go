@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +19,9 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/frame"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 	"github.com/quern-io/quern/server"
 )
 
@@ -26,6 +30,7 @@ import (
 const (
 	idleAddr  = "QUERN_TEST_IDLE_ADDR"
 	idleConns = "QUERN_TEST_IDLE_CONNS"
+	idleFrame = "QUERN_TEST_IDLE_FRAMES" // set: they are no gRPC connections
 )
 
 // TestIdleClients is no test: it is the body of the process that holds the
@@ -42,13 +47,17 @@ func TestIdleClients(t *testing.T) { //nolint:paralleltest // a process of its o
 	}
 	var held sync.WaitGroup
 	conns := make([]net.Conn, n)
+	begin, idle := greet, answerPings
+	if os.Getenv(idleFrame) != "" {
+		begin, idle = greetFrames, answerFramePings
+	}
 	for i := range conns {
-		c, err := greet(t, addr)
+		c, err := begin(t, addr)
 		if err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}
 		conns[i] = c
-		held.Go(func() { answerPings(c) })
+		held.Go(func() { idle(c) })
 	}
 	_, _ = fmt.Fprintln(os.Stdout, "connected")
 	_, _ = io.Copy(io.Discard, os.Stdin)
@@ -99,15 +108,67 @@ func answerPings(c net.Conn) {
 	}
 }
 
+// greetFrames begins a stream and has one operation carried out on it.
+func greetFrames(tb testing.TB, addr string) (net.Conn, error) {
+	tb.Helper()
+	c, err := (&net.Dialer{}).DialContext(tb.Context(), "tcp", addr)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // ends the test
+	}
+	add := frame.AppendMethod(nil, 1, handles.CounterAdd.Procedure)
+	add, err = frame.AppendOperation(add, &frame.Operation{ID: 1, Method: 1}, &quernv1.CounterServiceAddRequest{Key: "k"})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // as above
+	}
+	record := append(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(add))), add...) //nolint:gosec // small
+	if _, err := io.WriteString(c, framesPreface); err != nil {
+		return nil, err //nolint:wrapcheck // as above
+	}
+	if _, err := io.CopyN(io.Discard, c, int64(len(framesPreface))); err != nil {
+		return nil, err //nolint:wrapcheck // as above
+	}
+	if _, err := skipRecord(c); err != nil { // hello
+		return nil, err
+	}
+	if _, err := c.Write(record); err != nil {
+		return nil, err //nolint:wrapcheck // as above
+	}
+	_, err = skipRecord(c)
+	return c, err
+}
+
+func skipRecord(c net.Conn) (kind byte, err error) {
+	var head [5]byte
+	if _, err := io.ReadFull(c, head[:]); err != nil {
+		return 0, err //nolint:wrapcheck // ends the test
+	}
+	_, err = io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(head[1:])))
+	return head[0], err //nolint:wrapcheck // ends the test
+}
+
+func answerFramePings(c net.Conn) {
+	for {
+		kind, err := skipRecord(c)
+		if err != nil {
+			return
+		}
+		if kind == 3 {
+			if _, err := c.Write([]byte{4, 0, 0, 0, 0}); err != nil {
+				return
+			}
+		}
+	}
+}
+
 // holdIdle opens idle connections from another process until the test ends.
-func holdIdle(tb testing.TB, addr string, n int) {
+func holdIdle(tb testing.TB, addr string, n int, env ...string) {
 	tb.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	cmd := exec.Command(self, "-test.run=^TestIdleClients$", "-test.v") //nolint:noctx // this test binary; it ends with its input
-	cmd.Env = append(os.Environ(), idleAddr+"="+addr, idleConns+"="+strconv.Itoa(n))
+	cmd.Env = append(append(os.Environ(), idleAddr+"="+addr, idleConns+"="+strconv.Itoa(n)), env...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -141,12 +202,27 @@ func holdIdle(tb testing.TB, addr string, n int) {
 const (
 	maxIdleBytes      = 26 << 10
 	maxIdleGoroutines = 3
+
+	// Of a stream over a connection of its own: 9 KiB were measured.
+	maxIdleFrameBytes      = 13 << 10
+	maxIdleFrameGoroutines = 1
 )
 
 // TestIdleConnections counts what connections cost that only answer pings,
 // and that a client among them is served. The race detector, or a low limit
 // of open files, makes it smaller.
 func TestIdleConnections(t *testing.T) { //nolint:paralleltest // measures the process
+	idleOnes(t, "grpc", maxIdleBytes, maxIdleGoroutines)
+}
+
+// TestIdleFrames is the same of streams over connections of their own, on each
+// of which something was asked before.
+func TestIdleFrames(t *testing.T) { //nolint:paralleltest // as above
+	idleOnes(t, "frames", maxIdleFrameBytes, maxIdleFrameGoroutines, idleFrame+"=1")
+}
+
+func idleOnes(t *testing.T, transport string, maxBytes int, maxGoroutines float64, env ...string) {
+	t.Helper()
 	n := idleCount(t)
 	s := start(t, &fake{}, func(c *server.Config) { c.KeepAlive = 3 * time.Second })
 	c := dial(t, s)
@@ -154,7 +230,7 @@ func TestIdleConnections(t *testing.T) { //nolint:paralleltest // measures the p
 		t.Fatal(err)
 	}
 	before := usage()
-	holdIdle(t, s.GRPCAddr(), n)
+	holdIdle(t, s.GRPCAddr(), n, env...)
 	// The stacks have grown when each has been pinged.
 	pinged := time.NewTimer(4 * time.Second)
 	defer pinged.Stop()
@@ -169,18 +245,18 @@ func TestIdleConnections(t *testing.T) { //nolint:paralleltest // measures the p
 		default:
 		}
 	}
-	after := quietest(n, before)
-	if open := connections(t, s, "grpc"); open < n {
+	after := quietest(n, before, maxBytes)
+	if open := connections(t, s, transport); open < n {
 		t.Errorf("%d connections are open, want %d and the client's", open, n)
 	}
 	heap, stack := (after.heap-before.heap)/n, (after.stack-before.stack)/n
 	goroutines := float64(after.goroutines-before.goroutines) / float64(n)
 	t.Logf("%d connections, each: heap %d B, stacks %d B, %.2f goroutines; %d calls beside them", n, heap, stack, goroutines, calls)
-	if bytes := heap + stack; bytes > maxIdleBytes && !raced {
-		t.Errorf("%d bytes a connection, at most %d", bytes, maxIdleBytes)
+	if bytes := heap + stack; bytes > maxBytes && !raced {
+		t.Errorf("%d bytes a connection, at most %d", bytes, maxBytes)
 	}
-	if goroutines > maxIdleGoroutines+0.1 {
-		t.Errorf("%.2f goroutines a connection, at most %d", goroutines, maxIdleGoroutines)
+	if goroutines > maxGoroutines+0.1 {
+		t.Errorf("%.2f goroutines a connection, at most %.0f", goroutines, maxGoroutines)
 	}
 }
 
@@ -209,10 +285,10 @@ type usedMemory struct{ heap, stack, goroutines int }
 
 // quietest is the least usage of a few: a connection that is being pinged
 // holds a buffer of 32 KiB for a moment, and on a slow machine many are at once.
-func quietest(conns int, before usedMemory) usedMemory {
+func quietest(conns int, before usedMemory, maxBytes int) usedMemory {
 	least := usage()
 	for range 9 {
-		if (least.heap+least.stack-before.heap-before.stack)/conns <= maxIdleBytes {
+		if (least.heap+least.stack-before.heap-before.stack)/conns <= maxBytes {
 			break
 		}
 		if u := usage(); u.heap+u.stack < least.heap+least.stack {

@@ -223,6 +223,7 @@ func (s *Server) stop(ctx context.Context) error {
 	close(s.stopping)
 	s.cfg.Backend.EndWaits()
 	s.core.watches.close()
+	s.grains.parked.rouse()
 	s.mu.Lock()
 	g, lis, h, gauges := s.life.grpc, s.life.grpcLis, s.life.http, s.life.gauges
 	s.mu.Unlock()

@@ -49,9 +49,6 @@ const (
 type stream struct {
 	grains *grainService
 	frames frame.Stream
-	// bounded: the transport cuts off who does not read.
-	bounded bool
-
 	// The rest, up to mu, belongs to the reader.
 	methods  []*streamMethod // by number
 	sessions perShard[string]
@@ -71,6 +68,8 @@ type stream struct {
 
 	wake chan struct{} // room for one: there is something to send
 	room chan struct{} // room for one: the reader may go on
+	read chan error    // what the reader has ended with
+	cheaply
 
 	mu sync.Mutex // guards what follows
 	// pending are unanswered operations, unsent the answers in the buffers.
@@ -88,9 +87,6 @@ type stream struct {
 	leaving bool             // the writer waits for what is under way
 	ended   bool
 }
-
-// bounded is a transport that may cut off a client that does not read by itself.
-type bounded interface{ Bounded() bool }
 
 // perShard holds something small for each shard, in pages that are made when
 // they are needed.
@@ -137,23 +133,27 @@ func (g *grainService) serve(f frame.Stream) error {
 	defer g.streams.Add(-1)
 	s := &stream{
 		grains: g, frames: f,
-		wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), read: make(chan error, 1),
 	}
-	if b, ok := f.(bounded); ok {
-		s.bounded = b.Bounded()
+	if c, ok := f.(cheap); ok {
+		return s.serveCheaply(c)
 	}
 	if err := s.hello(); err != nil {
 		return err
 	}
-	read := make(chan error, 1)
-	g.readers.Go(func() { read <- s.read() })
-	err := s.write(read)
+	g.readers.Go(func() { s.read <- s.readAll() })
+	err := s.write()
+	s.end()
+	return err
+}
+
+// end lets the reader go, wherever it waits for the writer.
+func (s *stream) end() {
 	s.mu.Lock()
 	s.ended = true
 	s.mu.Unlock()
 	s.signal(s.room)
 	s.cancelWaits()
-	return err
 }
 
 func (s *stream) hello() error {
@@ -162,7 +162,7 @@ func (s *stream) hello() error {
 		Node: s.grains.backend.Name(), Shards: s.grains.backend.Shards(),
 		Window: streamWindow, MaxFrameBytes: uint32(s.grains.maxFrame), //nolint:gosec // a message limit
 	})
-	s.signal(s.wake)
+	s.rouse()
 	return err //nolint:wrapcheck // of package proto
 }
 
@@ -174,10 +174,10 @@ func (*stream) signal(c chan struct{}) {
 	}
 }
 
-// read begins the operations of one frame after the other. A panic beneath it
+// readAll begins the operations of one frame after the other. A panic beneath it
 // is a defect that must not end the process; the operations under way are lost
 // to the client.
-func (s *stream) read() (err error) {
+func (s *stream) readAll() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			e := s.grains.failure(s.frames.Context(), &panicked{value: p, stack: debug.Stack()})
@@ -249,7 +249,7 @@ func (s *stream) admit() bool {
 		corked := s.corked
 		s.corked = false
 		s.mu.Unlock()
-		s.signal(s.wake)
+		s.rouse()
 		<-s.room
 		s.mu.Lock()
 		s.corked = corked
@@ -270,14 +270,21 @@ func (s *stream) full() bool {
 	return n >= s.window() && s.unsent > 0 || n > 0 && s.bytes+s.out.len()+s.sealedBytes() > streamBytes || n >= streamLeast && n >= s.grains.share()
 }
 
-// write sends what has gathered until the stream ends. read gets what the
-// reader has ended with.
-func (s *stream) write(read <-chan error) error {
-	stopping := s.grains.stopping
+// errParked is no end of a stream: it has nothing to send.
+var errParked = errors.New("server: the writer is not needed")
+
+// write sends what has gathered until the stream ends, or its writer is not
+// needed for a while.
+func (s *stream) write() error {
+	stopping, read := s.grains.stopping, s.read
 	draining := false
 	for {
 		select {
 		case <-s.wake:
+		case <-s.park:
+			if !draining {
+				return errParked
+			}
 		case <-stopping:
 			draining, stopping = true, nil
 			s.leave()
@@ -351,7 +358,7 @@ func (s *stream) flush() error {
 		s.signal(s.room)
 	}
 	if more {
-		s.signal(s.wake)
+		s.rouse()
 	}
 	return err
 }

@@ -28,6 +28,7 @@ type grainService struct {
 	slowReader time.Duration
 	stopping   <-chan struct{}
 	streams    atomic.Int64
+	parked     parked
 	// readers are the goroutines that read streams.
 	readers *sync.WaitGroup
 }

@@ -188,7 +188,7 @@ func (s *stream) answered(bytes int) {
 	wake := !s.corked && !s.sending
 	s.mu.Unlock()
 	if wake {
-		s.signal(s.wake)
+		s.rouse()
 	}
 }
 

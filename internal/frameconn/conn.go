@@ -40,6 +40,10 @@ type Config struct {
 	KeepAlive time.Duration
 }
 
+// OnIdle sets a function that Recv calls when a client has been silent for
+// KeepAlive. It must be set before the first Recv.
+func (f *Conn) OnIdle(idle func()) { f.idle = idle }
+
 // Conn is one end of a stream over a connection of its own. It implements
 // frame.Stream; what Recv returns is good until the next call.
 type Conn struct {
@@ -49,12 +53,14 @@ type Conn struct {
 	ctx       context.Context //nolint:containedctx // as frame.Stream has it
 	cancel    context.CancelFunc
 	ending    atomic.Bool
+	idle      func() // may be nil
 
 	out writer
 
 	receiving sync.Mutex // guards what follows
 	in        reader
 	asked     time.Time // when it was pinged; before heard: not since then
+	pings     int       // that were not answered
 }
 
 var _ frame.Stream = (*Conn)(nil)
@@ -169,8 +175,8 @@ func (f *Conn) control(kind byte, rest []byte) error {
 	case kind == kindPing && !f.node && len(rest) == 0:
 		f.pong()
 		return nil
-	case kind == kindPong && f.node && len(rest) == 0 && !f.asked.IsZero():
-		f.asked = time.Time{}
+	case kind == kindPong && f.node && len(rest) == 0 && f.pings > 0:
+		f.pings--
 		return nil
 	default:
 		return failure.New(failure.InvalidField, "a record of the kind %d with %d bytes, which has no place here", kind, len(rest))
@@ -215,6 +221,10 @@ func (f *Conn) silent(now time.Time) error {
 		return errSilent
 	}
 	f.asked = now
+	f.pings++
+	if f.idle != nil {
+		f.idle()
+	}
 	if err := f.out.record(kindPing, nil); err != nil {
 		return err
 	}
@@ -233,6 +243,12 @@ func (f *Conn) rearm(since time.Time) error {
 		_ = f.conn.SetReadDeadline(time.Now().Add(lingerTime))
 	}
 	return nil
+}
+
+// Interrupt lets Recv fail, now and from now on.
+func (f *Conn) Interrupt() {
+	f.ending.Store(true)
+	_ = f.conn.SetReadDeadline(time.Unix(1, 0)) // fails where it is closed, as Recv does
 }
 
 // End ends the stream for a reason, nil for none, and closes the connection when
