@@ -56,6 +56,11 @@
 // and two seconds later the connection is given up; an idle one is tried after
 // Options.KeepAlive.
 //
+// The stream goes over a TCP connection of its own, on the node's gRPC port,
+// and over gRPC where the other end does not answer to that, as an older node or
+// a proxy, or where Options.GRPC asks for it. Status and Where are gRPC calls,
+// for which a second connection is made when they are first used.
+//
 // # Unary calls
 //
 // With Options.Unary every operation is a call of its own, outside of any

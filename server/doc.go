@@ -4,7 +4,9 @@
 // # Listeners
 //
 // The gRPC listener is for programs: the services, grpc.health.v1 and server
-// reflection over google.golang.org/grpc. The HTTP listener is for people,
+// reflection over google.golang.org/grpc. On the same port it takes streams over
+// connections of their own (package frameconn), which it tells from gRPC's by
+// their first byte. The HTTP listener is for people,
 // browsers and tools: the same services as JSON, gRPC-Web and Connect over
 // HTTP/1.1 and unencrypted HTTP/2, and /metrics, /healthz and /readyz. No
 // cross-origin request is allowed, since there is no authentication yet.
@@ -41,6 +43,8 @@
 //     in the backend, of all calls that were admitted;
 //   - quern_server_watches: the watches that are open;
 //   - quern_server_calls_in_flight, quern_server_connections{transport}.
+//   - quern_server_calls_in_flight; quern_server_connections{transport}, where
+//     frames are streams over connections of their own.
 //
 // # Bounds
 //
@@ -57,6 +61,6 @@
 // While it is stopping the listeners stay open until the calls under way have
 // finished, and every new call is refused with STOPPING; health says
 // NOT_SERVING and /readyz 503 from the first moment on. Then the connections
-// are closed: gRPC clients get a GOAWAY, HTTP clients the end of their idle
+// are closed: gRPC clients get a GOAWAY, streams their end with a reason, HTTP clients the end of their idle
 // connections, and who does not leave within a second is cut off.
 package server
