@@ -147,7 +147,8 @@ func (g *grainService) serve(f frame.Stream) error {
 	return err
 }
 
-// end lets the reader go, wherever it waits for the writer.
+// end lets the reader go, wherever it waits for the writer, and gives up what
+// waits for others.
 func (s *stream) end() {
 	s.mu.Lock()
 	s.ended = true

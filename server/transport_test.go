@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
 	"github.com/quern-io/quern/internal/frameconn"
 	"github.com/quern-io/quern/internal/wire"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
@@ -135,6 +137,35 @@ func TestStopCutsFramesOff(t *testing.T) {
 	if _, err := k.link.recv(); err == nil {
 		t.Error("something was answered")
 	}
+}
+
+// TestClientThatLeavesWaitsForNothing: what it waited for is given up.
+func TestClientThatLeavesWaitsForNothing(t *testing.T) {
+	t.Parallel()
+	b := &waiting{begun: make(chan struct{}, 1), canceled: make(chan struct{})}
+	k := converse(t, overFrames(t, start(t, b)))
+	k.say(&quernv1.GrainServiceStreamRequest{Methods: []*quernv1.StreamMethod{{Ref: 2, Procedure: handles.LockAcquire.Procedure}}})
+	wait := addOf(t, 1, "a")
+	wait.Method = 2
+	k.say(operations(wait))
+	<-b.begun
+	k.link.(framesLink).conn.Close() //nolint:errcheck,forcetypeassert // it is one
+	<-b.canceled
+}
+
+// waiting is a backend whose locks are never free.
+type waiting struct {
+	fake
+
+	begun, canceled chan struct{}
+}
+
+func (b *waiting) SubmitWait(_ *handles.Operation, _ time.Time, done handles.Completer) func() {
+	b.begun <- struct{}{}
+	return sync.OnceFunc(func() {
+		close(b.canceled)
+		done.Completed(1, failure.New(failure.Canceled, "given up"))
+	})
 }
 
 // TestFramesToANodeThatEnds are refused with a reason.

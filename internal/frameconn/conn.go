@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -154,6 +155,8 @@ func (f *Conn) Recv() ([]byte, error) {
 		switch {
 		case f.ending.Load():
 			err = net.ErrClosed
+		case f.node && errors.Is(err, io.EOF):
+			err = ErrLeft
 		case errors.Is(err, os.ErrDeadlineExceeded) && f.keepAlive > 0:
 			err = f.silent(time.Now())
 		case err == nil && kind == kindFrame:
@@ -166,6 +169,9 @@ func (f *Conn) Recv() ([]byte, error) {
 		}
 	}
 }
+
+// ErrLeft is the end of a client.
+var ErrLeft = errors.New("frameconn: the client has left")
 
 // control takes a record that is no frame.
 func (f *Conn) control(kind byte, rest []byte) error {

@@ -191,7 +191,7 @@ func TestEndOfTheBytes(t *testing.T) {
 		bytes []byte
 		want  error
 	}{
-		"between records": {append(header(1, 1), 'x'), io.EOF},
+		"between records": {append(header(1, 1), 'x'), frameconn.ErrLeft},
 		"in a header":     {append(append(header(1, 1), 'x'), 1, 0), io.ErrUnexpectedEOF},
 		"in a frame":      {append(append(header(1, 1), 'x'), header(1, 2)...), io.ErrUnexpectedEOF},
 	} {

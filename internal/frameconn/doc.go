@@ -28,8 +28,9 @@
 //	3  a ping, from a node to a client that is silent
 //	4  the answer to it
 //
-// The end of the bytes between two records is the end of what a client wants to
-// send; it gets the rest of its answers, and the end.
+// The end of a client's bytes says that it has left: what it has begun is carried
+// out, what waits for others is given up. It cannot end its half alone, since
+// that looks the same.
 //
 // # Bounds
 //

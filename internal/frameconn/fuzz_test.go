@@ -64,7 +64,7 @@ func FuzzRecv(f *testing.F) {
 				t.Fatalf("%q: %v", rest, err)
 			}
 			if !whole {
-				if errors.Is(err, io.EOF) != (len(rest) == 0) {
+				if errors.Is(err, frameconn.ErrLeft) != (len(rest) == 0) {
 					t.Fatalf("%q ended with %v", rest, err)
 				}
 				return
