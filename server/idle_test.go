@@ -120,7 +120,7 @@ func greetFrames(tb testing.TB, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err //nolint:wrapcheck // as above
 	}
-	record := append(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(add))), add...) //nolint:gosec // small
+	record := append(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(add))), add...)
 	if _, err := io.WriteString(c, framesPreface); err != nil {
 		return nil, err //nolint:wrapcheck // as above
 	}
