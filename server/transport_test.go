@@ -160,7 +160,7 @@ type waiting struct {
 	begun, canceled chan struct{}
 }
 
-func (b *waiting) SubmitWait(_ *handles.Operation, _ time.Time, done handles.Completer) func() {
+func (b *waiting) SubmitWait(_ *handles.Operation, _ time.Time, done handles.Completer) func(bool) {
 	b.begun <- struct{}{}
 	return sync.OnceFunc(func() {
 		close(b.canceled)
