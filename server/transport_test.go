@@ -162,10 +162,11 @@ type waiting struct {
 
 func (b *waiting) SubmitWait(_ *handles.Operation, _ time.Time, done handles.Completer) func(bool) {
 	b.begun <- struct{}{}
-	return sync.OnceFunc(func() {
+	end := sync.OnceFunc(func() {
 		close(b.canceled)
 		done.Completed(1, failure.New(failure.Canceled, "given up"))
 	})
+	return func(bool) { end() }
 }
 
 // TestFramesToANodeThatEnds are refused with a reason.
