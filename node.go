@@ -180,7 +180,7 @@ func (n *Node) watchOnce(ctx context.Context, w *handles.Watch) error {
 func operation(op *handles.Operation) *actors.Operation {
 	return &actors.Operation{
 		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
-		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session),
+		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session), Memo: op.Memo,
 		Command: op.Request, Reply: op.Reply,
 	}
 }

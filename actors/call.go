@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
 )
 
 // The life of a call's slot. The side that completes it swaps in answered; the
@@ -52,10 +53,11 @@ type call struct {
 	deadline  int64 // Unix nanoseconds by the wall clock; 0 is none
 
 	session Session
-	client  *grain   // the session's, from the call's turn on
-	ticket  *Ticket  // of a kind that parks; nil where nobody can give up
-	parking *parking // from the turn that parked it to its next one
-	opening *opening // where it opens a session
+	memo    *handles.Memo // of the session; may be nil
+	client  *grain        // the session's, from the call's turn on
+	ticket  *Ticket       // of a kind that parks; nil where nobody can give up
+	parking *parking      // from the turn that parked it to its next one
+	opening *opening      // where it opens a session
 	column  Column
 	pins    []*grain         // that a waiting column keeps resident
 	broken  map[string]error // the keys of a column that could not be read
@@ -94,6 +96,7 @@ func (c *call) recycle() {
 	c.next, c.done, c.kindIndex, c.event, c.task, c.due, c.deadline = nil, nil, 0, nil, taskOperation, 0, 0
 	c.admitted, c.wrote, c.numbered, c.reruns, c.grain = false, false, false, 0, nil
 	if c.session.ID != "" || c.opening != nil || c.column != nil { // few have any of it
+		c.memo = nil
 		c.session, c.client, c.opening, c.column, c.broken = Session{}, nil, nil, nil, nil
 		if cap(c.pins) > keptPins {
 			c.pins = nil

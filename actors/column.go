@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
 	"github.com/quern-io/quern/internal/fastproto"
 )
 
@@ -37,18 +38,26 @@ type Column interface {
 // column is one number. What done gets tells of the column as a whole: after an
 // error that says "not done", nothing was done of any item.
 func (r *Runtime) SubmitColumn(shard uint32, kind, method string, column Column, in Session, deadline time.Time, done Completer) {
-	// The items bring their keys and commands.
-	op := Operation{Kind: kind, Method: method, Session: in, Command: column.Reply(), Reply: column.Reply()}
-	c, err := r.fillCall(&op)
+	c, err := r.newColumn(kind, method, column, in, nil, deadline)
 	if err != nil {
 		done.Completed(0, err)
 		return
+	}
+	r.shards[shard].submit(c, done)
+}
+
+func (r *Runtime) newColumn(kind, method string, column Column, in Session, memo *handles.Memo, deadline time.Time) (*call, error) {
+	// The items bring their keys and commands.
+	op := Operation{Kind: kind, Method: method, Session: in, Memo: memo, Command: column.Reply(), Reply: column.Reply()}
+	c, err := r.fillCall(&op)
+	if err != nil {
+		return nil, err
 	}
 	c.column = column
 	if !deadline.IsZero() {
 		c.deadline = deadline.UnixNano()
 	}
-	r.shards[shard].submit(c, done)
+	return c, nil
 }
 
 // admitColumn runs a column's turn, once all its grains are resident.

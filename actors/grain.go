@@ -146,6 +146,9 @@ func (r *residents) evict(limit int, now int64) (evicted int) {
 			r.hand++
 		default:
 			r.drop(g)
+			if ses := g.session(); ses != nil {
+				*ses = session{} // its memos may still hold the grain
+			}
 			evicted++
 		}
 	}

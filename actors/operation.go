@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
 	"github.com/quern-io/quern/keyspace"
 )
 
@@ -25,7 +26,9 @@ type Operation struct {
 	IdempotencyKey string
 	// Session numbers the operation in a session of the shard; a repeat of a
 	// number gets the first answer. It excludes an idempotency key.
-	Session        Session
+	Session Session
+	// Memo is of the session; it may be nil.
+	Memo           *handles.Memo
 	Command, Reply proto.Message
 }
 
@@ -144,7 +147,7 @@ func (r *Runtime) fillCall(op *Operation) (*call, error) {
 	c := r.calls.get()
 	c.kindIndex, c.hash = index, hash
 	if op.Session.ID != "" {
-		c.session = op.Session
+		c.session, c.memo = op.Session, op.Memo
 	}
 	c.key, c.method, c.once, c.command, c.reply = op.Key, op.Method, op.IdempotencyKey, op.Command, op.Reply
 	return c, nil

@@ -206,7 +206,7 @@ func (s *shard) sessionsCounted(activation, round uint64, ids []string, err erro
 // settles the call where that knows the answer, or where the session must be
 // read first. Otherwise the handler is to run.
 func (s *shard) enter(c *call) (settled bool) {
-	g := s.find(s.rt.sessionIndex(), c.session.ID)
+	g := s.sessionOf(c)
 	if g.is(loading) {
 		if c.column == nil {
 			s.find(c.kindIndex, c.key) // read together
@@ -241,6 +241,23 @@ func (s *shard) enter(c *call) (settled bool) {
 		return false
 	}
 	return true
+}
+
+// sessionOf finds the call's session. What the memo has is of an earlier
+// activation, or was evicted, where the shard does not know it any more.
+func (s *shard) sessionOf(c *call) *grain {
+	memo := c.memo
+	if memo == nil {
+		return s.find(s.rt.sessionIndex(), c.session.ID)
+	}
+	g, _ := memo.Found.(*grain)
+	if g != nil && g.kind == s.sessionGrains() && !g.is(dropped) {
+		g.set(touched)
+		return g
+	}
+	g = s.find(s.rt.sessionIndex(), c.session.ID)
+	memo.Found = g
+	return g
 }
 
 // use notes that a session was used, and what its client has settled.

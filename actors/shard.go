@@ -97,6 +97,9 @@ func newShard(rt *Runtime, id uint32) *shard {
 
 // forget empties the memory.
 func (s *shard) forget() {
+	for _, k := range s.kinds {
+		k.grains = nil // a session's memo may hold one of them, but not all
+	}
 	s.kinds = make([]*kindGrains, len(s.rt.kinds))
 	for i, k := range s.rt.kinds {
 		undo := k.New()

@@ -51,6 +51,23 @@ type Submitter interface {
 	Submit(op *Operation, deadline time.Time, done Completer)
 }
 
+// Submission is an operation in a list; its fields are as of Submit.
+type Submission struct {
+	Op       Operation
+	Deadline time.Time
+	Done     Completer
+	// Next is the operation after it, nil for the last one.
+	Next *Submission
+}
+
+// ListSubmitter is a Submitter that takes many operations at once.
+type ListSubmitter interface {
+	Submitter
+	// SubmitList submits operations in their order, all of which are Placed
+	// on one shard. Next must not be looked at once an operation was begun.
+	SubmitList(first *Submission)
+}
+
 // Completer takes the end of a submitted operation.
 type Completer interface {
 	// Completed is called on whatever goroutine ended the operation, which
@@ -99,6 +116,8 @@ type Operation struct {
 	// Session, where not empty, numbers the operation in a session of the
 	// key's shard: a repeat of a number gets the first answer.
 	Session Session
+	// Memo is of the session; it may be nil.
+	Memo *Memo
 }
 
 // Session is an operation's place in a client's session at a shard. After
@@ -116,6 +135,15 @@ type Session struct {
 	Waits bool
 	// SettledOther is Settled of the other kind of numbers.
 	SettledOther uint64
+}
+
+// Memo is what a shard remembers of one session between two operations that
+// come the same way, so that it need not look for it again. Its zero value is
+// ready. It belongs to the shard for as long as one of these operations is under
+// way, and serves no other session.
+type Memo struct {
+	// Found is the shard's own.
+	Found any
 }
 
 // Origin says who answered an operation.

@@ -78,8 +78,24 @@ func (g *gate) leaveAs(waits bool) {
 	}
 }
 
-func (g *gate) leave() {
-	if g.inFlight.Add(-1) == 0 && g.closed.Load() {
+// enterAhead admits n calls that are likely to come, or none of them. It leaves
+// most of the gate to those that have come.
+func (g *gate) enterAhead(n int64) bool {
+	if g.inFlight.Load() >= g.limit/4 || g.closed.Load() {
+		return false
+	}
+	if g.inFlight.Add(n) <= g.limit/2 && !g.closed.Load() {
+		return true
+	}
+	g.leaveAll(n)
+	return false
+}
+
+func (g *gate) leave() { g.leaveAll(1) }
+
+// leaveAll is leave for several calls.
+func (g *gate) leaveAll(n int64) {
+	if g.inFlight.Add(-n) == 0 && g.closed.Load() {
 		select {
 		case g.left <- struct{}{}:
 		default:

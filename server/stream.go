@@ -32,9 +32,11 @@ const (
 	// each turn costs a wake-up.
 	streamBurst = 64
 	streamTurn  = 100 * time.Microsecond
-	// streamGather is how many operations are decoded before they are begun,
-	// few enough to stay in the processor's caches.
-	streamGather = 64
+	// streamGather is how many operations are decoded before they are begun:
+	// enough that some are of one shard, few enough to stay in the processor's
+	// caches. One on many keys counts as streamMany.
+	streamGather = 512
+	streamMany   = 8
 	// sessionIDBytes is the length of a session's id.
 	sessionIDBytes = 16
 	// keptBuffer is the largest buffer that a stream keeps when it is idle.
@@ -51,9 +53,9 @@ type stream struct {
 	frames frame.Stream
 	// The rest, up to mu, belongs to the reader.
 	methods  []*streamMethod // by number
-	sessions perShard[string]
+	sessions perShard[*named]
 	now      time.Time // when the frame under way was read
-	steps    uint
+	steps    int       // since others had a turn
 	turn     time.Time // when the others had theirs
 	// opens counts the sessions asked for since opensFrom.
 	opens     uint32
@@ -62,7 +64,8 @@ type stream struct {
 	// yet, by shard; shards are those that have some.
 	gathered perShard[gathered]
 	shards   []uint32
-	held     int // of them
+	held     int // of them, as streamGather counts
+	credit   credit
 
 	buffer []byte // of who is sending
 
@@ -85,6 +88,7 @@ type stream struct {
 	stalled bool             // the reader waits for room
 	sending bool             // somebody sends what was in the buffers
 	leaving bool             // the writer waits for what is under way
+	tally   tally
 	ended   bool
 }
 
@@ -210,8 +214,7 @@ func (s *stream) readAll() (err error) {
 			return err
 		}
 		// A client that sends without a pause lets others have a turn.
-		s.steps |= streamBurst - 1
-		s.yield()
+		s.yield(streamBurst)
 	}
 }
 
@@ -231,6 +234,7 @@ func (s *stream) refuse(e *failure.Error) error {
 // together. Whoever pulls it sends them.
 func (s *stream) cork(on bool) {
 	s.mu.Lock()
+	s.giveBack()
 	s.corked = on
 	s.mu.Unlock()
 }

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/peer"
 
+	"github.com/quern-io/quern/handles"
 	"github.com/quern-io/quern/internal/frame"
 	"github.com/quern-io/quern/internal/wire"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
@@ -28,8 +29,9 @@ func registerGrains(g *grpc.Server, s *grainService, cut func(net.Addr)) {
 }
 
 func (s *Server) newGrains(f face) *grainService {
+	lists, _ := s.cfg.Backend.(handles.ListSubmitter)
 	return &grainService{
-		core: s.core, face: f, methods: streamMethodsOf(s.callers("stream", f)),
+		core: s.core, face: f, lists: lists, methods: streamMethodsOf(s.callers("stream", f)),
 		maxFrame: s.cfg.MaxMessageBytes, slowReader: s.cfg.WriteTimeout, stopping: s.stopping, readers: &s.handlers,
 	}
 }

@@ -31,6 +31,8 @@ type grainService struct {
 	parked     parked
 	// readers are the goroutines that read streams.
 	readers *sync.WaitGroup
+	// lists is the backend where it takes many operations at once, else nil.
+	lists handles.ListSubmitter
 }
 
 // enter counts a stream, or says why there can be none.
@@ -73,18 +75,16 @@ type streamMethod struct {
 
 // streamOp is one operation of a stream, with its messages.
 type streamOp struct {
-	op       handles.Operation
-	home     *streamMethod
-	stream   *stream
-	next     *streamOp // of its shard, in the same frame
-	deadline time.Time
-	id       uint64
-	bytes    int
-	waits    bool // counts among the waits of its stream
-	in       keyed
-	once     once // nil for reads
-	reset    interface{ Reset() }
-	scratch  fastproto.Scratch
+	sub     handles.Submission // linked with those of its shard in the same frame
+	home    *streamMethod
+	stream  *stream
+	id      uint64
+	bytes   int
+	waits   bool // counts among the waits of its stream
+	in      keyed
+	once    once // nil for reads
+	reset   interface{ Reset() }
+	scratch fastproto.Scratch
 }
 
 // newStreamMethod is the method with the given messages.
@@ -104,9 +104,10 @@ func newStreamMethod[Q, R any, PQ interface {
 			reply   R
 		})
 		o := &c.streamOp
-		o.home, o.op.Method, o.op.Request, o.op.Reply, o.reset = home, m, PQ(&c.request), PR(&c.reply), PR(&c.reply)
-		o.in, _ = o.op.Request.(keyed)
-		o.once, _ = o.op.Request.(once)
+		o.home, o.reset, o.sub.Done = home, PR(&c.reply), o
+		o.sub.Op.Method, o.sub.Op.Request, o.sub.Op.Reply = m, PQ(&c.request), PR(&c.reply)
+		o.in, _ = o.sub.Op.Request.(keyed)
+		o.once, _ = o.sub.Op.Request.(once)
 		return o
 	}
 	return home
@@ -151,7 +152,7 @@ func (s *stream) Operation(in *frame.Operation) error {
 		return nil
 	}
 	home := s.methods[in.Method]
-	if refused := s.grains.gate.enterAs(home.method.Waits); refused != nil {
+	if refused := s.enterGate(home.method.Waits); refused != nil {
 		s.reply(in.ID, len(in.Request), refused)
 		return nil
 	}
@@ -162,43 +163,44 @@ func (s *stream) Operation(in *frame.Operation) error {
 		o.Completed(0, refused)
 		return nil
 	}
-	o.deadline = time.Time{}
+	o.sub.Deadline = time.Time{}
 	if in.TimeoutMS != 0 {
-		o.deadline = s.now.Add(time.Duration(in.TimeoutMS) * time.Millisecond)
+		o.sub.Deadline = s.now.Add(time.Duration(in.TimeoutMS) * time.Millisecond)
 	}
 	if home.method.Waits {
 		s.submit() // what came before it
 		s.beginWait(o)
 		return nil
 	}
-	s.gather(shard, o)
+	s.gather(shard, &o.sub)
 	return nil
 }
 
 // prepare fills in the operation and returns its shard, or says what is wrong
 // with it.
 func (o *streamOp) prepare(in *frame.Operation) (shard uint32, refused *failure.Error) {
-	if err := fastproto.Unmarshal(in.Request, o.op.Request, &o.scratch); err != nil {
+	if err := fastproto.Unmarshal(in.Request, o.sub.Op.Request, &o.scratch); err != nil {
 		return 0, failure.New(failure.InvalidField, "the request does not decode: %v", err)
 	}
 	if o.in != nil {
-		o.op.Key = o.in.GetKey()
+		o.sub.Op.Key = o.in.GetKey()
 	}
 	if o.once != nil {
-		o.op.IdempotencyKey = o.once.GetIdempotencyKey()
+		o.sub.Op.IdempotencyKey = o.once.GetIdempotencyKey()
 	}
-	shard = o.stream.shardOf(o.op.Request, o.op.Key)
-	o.op.Origin.Shard, o.op.Placed = shard, true
+	shard = o.stream.shardOf(o.sub.Op.Request, o.sub.Op.Key)
+	o.sub.Op.Origin.Shard, o.sub.Op.Placed = shard, true
 	if in.Number == 0 {
 		return shard, nil
 	}
-	id := *o.stream.sessions.at(shard)
-	if id == "" {
+	session := *o.stream.sessions.at(shard)
+	if session == nil {
 		return 0, failure.New(failure.SessionExpired, "the stream has named no session at shard %d", shard)
 	}
-	o.op.Session = handles.Session{
-		ID: id, Number: in.Number, Settled: in.Settled, Waits: o.home.method.Waits, SettledOther: in.SettledOther,
+	o.sub.Op.Session = handles.Session{
+		ID: session.id, Number: in.Number, Settled: in.Settled, Waits: o.home.method.Waits, SettledOther: in.SettledOther,
 	}
+	o.sub.Op.Memo = &session.memo
 	return shard, nil
 }
 
@@ -215,20 +217,20 @@ func (s *stream) shardOf(request proto.Message, key string) uint32 {
 func (o *streamOp) Completed(epoch uint64, err error) {
 	s := o.stream
 	var e *failure.Error
+	fine := o.home.metrics
 	if err != nil {
 		e = s.grains.failure(s.frames.Context(), err)
-		o.home.metrics.fail(e.Reason)
-	} else {
-		o.home.metrics.ok.Inc()
+		fine.fail(e.Reason)
+		fine = nil
 	}
-	s.grains.gate.leaveAs(o.home.method.Waits)
-	o.op.Origin.Epoch = epoch
+	o.sub.Op.Origin.Epoch = epoch
 	s.mu.Lock()
-	s.origin(&o.op.Origin)
+	s.left(fine, o.home.method.Waits)
+	s.origin(&o.sub.Op.Origin)
 	if e == nil {
 		s.seal()
 		var broken error
-		if s.out.replies, broken = frame.AppendReply(s.out.replies, o.id, o.op.Reply); broken != nil {
+		if s.out.replies, broken = frame.AppendReply(s.out.replies, o.id, o.sub.Op.Reply); broken != nil {
 			e = failure.Wrap(broken, failure.Internal, "the reply does not encode")
 		}
 	}
@@ -268,7 +270,8 @@ func (s *stream) sealedBytes() (n int) {
 // recycle gives the operation back. Its request is replaced by the next one.
 func (o *streamOp) recycle() {
 	o.reset.Reset()
-	o.op.Key, o.op.IdempotencyKey, o.op.Origin, o.op.Session = "", "", handles.Origin{}, handles.Session{}
+	op := &o.sub.Op
+	op.Key, op.IdempotencyKey, op.Origin, op.Session, op.Memo = "", "", handles.Origin{}, handles.Session{}, nil
 	o.stream, o.waits = nil, false
 	o.home.calls.Put(o)
 }

@@ -33,20 +33,29 @@ func (s *stream) Session(shard uint32, id []byte, closing bool) error {
 	if len(id) != 0 && len(id) != sessionIDBytes {
 		return failure.New(failure.InvalidField, "a session's id has %d bytes, not %d", len(id), sessionIDBytes)
 	}
-	name := string(id)
+	name, present := string(id), s.sessions.at(shard)
 	if !closing {
-		*s.sessions.at(shard) = name
+		*present = nil
+		if name != "" {
+			*present = &named{id: name}
+		}
 		return nil
 	}
-	if name == "" {
-		name = *s.sessions.at(shard)
+	if name == "" && *present != nil {
+		name = (*present).id
 	}
-	*s.sessions.at(shard) = ""
+	*present = nil
 	if refused := s.begin(0); refused != nil {
 		return refused
 	}
 	s.grains.backend.CloseSession(shard, name, func(_ uint64, err error) { s.sessionDone(shard, name, true, err) })
 	return nil
+}
+
+// named is the stream's session at a shard.
+type named struct {
+	id   string
+	memo handles.Memo
 }
 
 // Open implements frame.Requests.
@@ -69,19 +78,28 @@ func (s *stream) Open(shard uint32) error {
 }
 
 // gathered is a list of operations, oldest first.
-type gathered struct{ first, last *streamOp }
+type gathered struct {
+	first, last *handles.Submission
+	n           int
+}
 
-// gather keeps an operation until there are some, or its frame ends.
-func (s *stream) gather(shard uint32, o *streamOp) {
+// gather keeps an operation until there are some, or its frame ends. So many of
+// one shard are begun at once that others have their turn in time.
+func (s *stream) gather(shard uint32, o *handles.Submission) {
 	l := s.gathered.at(shard)
 	if l.first == nil {
 		l.first = o
 		s.shards = append(s.shards, shard)
 	} else {
-		l.last.next = o
+		l.last.Next = o
 	}
 	l.last = o
-	if s.held++; s.held >= streamGather {
+	l.n++
+	s.held++
+	if o.Op.Method.Many {
+		s.held += streamMany - 1
+	}
+	if s.held >= streamGather || l.n >= streamBurst {
 		s.submit()
 	}
 }
@@ -91,11 +109,19 @@ func (s *stream) gather(shard uint32, o *streamOp) {
 func (s *stream) submit() {
 	for _, shard := range s.shards {
 		l := s.gathered.at(shard)
-		for l.first != nil {
-			o := l.first
-			l.first, o.next = o.next, nil
-			s.grains.backend.Submit(&o.op, o.deadline, o)
-			s.yield()
+		first, n := l.first, l.n
+		*l = gathered{}
+		if s.grains.lists != nil {
+			s.grains.lists.SubmitList(first)
+			s.yield(n)
+			continue
+		}
+		for o := first; o != nil; {
+			next := o.Next
+			o.Next = nil
+			s.grains.backend.Submit(&o.Op, o.Deadline, o.Done)
+			o = next
+			s.yield(1)
 		}
 	}
 	s.shards, s.held = s.shards[:0], 0
@@ -106,9 +132,9 @@ func (s *stream) drop(e *failure.Error) {
 	for _, shard := range s.shards {
 		l := s.gathered.at(shard)
 		for o := l.first; o != nil; {
-			next := o.next
-			o.next = nil
-			o.Completed(0, e)
+			next := o.Next
+			o.Next = nil
+			o.Done.Completed(0, e)
 			o = next
 		}
 		*l = gathered{}
@@ -116,11 +142,12 @@ func (s *stream) drop(e *failure.Error) {
 	s.shards = nil
 }
 
-// yield lets others have a turn every now and then.
-func (s *stream) yield() {
-	if s.steps++; s.steps%streamBurst != 0 {
+// yield lets others have a turn every now and then, after so many steps.
+func (s *stream) yield(steps int) {
+	if s.steps += steps; s.steps < streamBurst {
 		return
 	}
+	s.steps = 0
 	if s.grains.streams.Load() > 1 {
 		runtime.Gosched()
 		return
@@ -136,27 +163,6 @@ var errManySessions = failure.New(failure.Overloaded, "the stream asks for too m
 
 // errEnded ends the reading of a frame whose stream is over.
 var errEnded = errors.New("server: the stream has ended")
-
-// begin counts an operation, or says why the stream ends here. A client that
-// looks at its window never has more unanswered than that, beside sessions to be
-// opened and closed.
-func (s *stream) begin(bytes int) error {
-	s.mu.Lock()
-	over := s.pending >= s.window()
-	s.mu.Unlock()
-	if over {
-		return failure.New(failure.Overloaded, "more than %d operations are unanswered, which is the window of this stream", streamWindow)
-	}
-	if !s.admit() {
-		return errEnded
-	}
-	s.yield()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pending++
-	s.bytes += bytes
-	return nil
-}
 
 func (s *stream) sessionDone(shard uint32, id string, closed bool, err error) {
 	var e *failure.Error

@@ -30,7 +30,7 @@ func (s *stream) beginWait(o *streamOp) {
 	s.bytes -= o.bytes
 	o.waits = true
 	s.mu.Unlock()
-	cancel := s.grains.backend.SubmitWait(&o.op, o.deadline, o)
+	cancel := s.grains.backend.SubmitWait(&o.sub.Op, o.sub.Deadline, o)
 	if cancel == nil {
 		return
 	}

@@ -27,18 +27,25 @@ type bulk struct {
 
 // submitMany hands a bulk add to the runtime.
 func (b *faultBackend) submitMany(op *handles.Operation, deadline time.Time, done handles.Completer) {
+	var list actors.Bundle
+	b.runtime.SubmitBundle(b.addMany(&list, op, deadline, done), &list)
+}
+
+// addMany adds a bulk add to a list, and returns its shard.
+func (b *faultBackend) addMany(list *actors.Bundle, op *handles.Operation, deadline time.Time, done handles.Completer) uint32 {
 	in, ok := op.Request.(*quernv1.CounterServiceAddManyRequest)
 	out, okay := op.Reply.(*quernv1.CounterServiceAddManyResponse)
 	if !ok || !okay || len(in.GetKeys()) == 0 {
 		done.Completed(0, failure.New(failure.UnknownMethod, "no bulk add"))
-		return
+		return 0
 	}
 	shard := keyspace.Shard(in.GetKeys()[0], faultShards)
 	op.Origin = handles.Origin{Node: b.Name(), Shard: shard}
 	n := len(in.GetKeys())
 	c := &bulk{in: in, out: out, values: make([]int64, n), errs: make([]error, n)}
 	c.done = &recording{b.answers, op, op.Session, done}
-	b.runtime.SubmitColumn(shard, handles.KindCounter, op.Method.Procedure, c, actors.Session(op.Session), deadline, c)
+	b.runtime.AddColumn(list, handles.KindCounter, op.Method.Procedure, c, actors.Session(op.Session), op.Memo, deadline, c)
+	return shard
 }
 
 func (c *bulk) Len() int             { return len(c.in.GetKeys()) }

@@ -143,11 +143,33 @@ func (b *faultBackend) Submit(op *handles.Operation, deadline time.Time, done ha
 func (b *faultBackend) submit(op *handles.Operation, deadline time.Time, done handles.Completer) *actors.Ticket {
 	shard := keyspace.Shard(op.Key, faultShards)
 	op.Origin = handles.Origin{Node: b.Name(), Shard: shard}
-	return b.runtime.Submit(shard, &actors.Operation{
+	return b.runtime.Submit(shard, b.operation(op), deadline, &recording{b.answers, op, op.Session, done})
+}
+
+func (*faultBackend) operation(op *handles.Operation) *actors.Operation {
+	return &actors.Operation{
 		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
-		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session),
+		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session), Memo: op.Memo,
 		Command: op.Request, Reply: op.Reply,
-	}, deadline, &recording{b.answers, op, op.Session, done})
+	}
+}
+
+// SubmitList submits what it can together, as the node does.
+func (b *faultBackend) SubmitList(first *handles.Submission) {
+	var list actors.Bundle
+	shard := first.Op.Origin.Shard
+	for s := first; s != nil; {
+		op, next := &s.Op, s.Next
+		s.Next = nil
+		if op.Method.Many {
+			b.addMany(&list, op, s.Deadline, s.Done)
+		} else {
+			op.Origin = handles.Origin{Node: b.Name(), Shard: shard}
+			b.runtime.Add(&list, b.operation(op), s.Deadline, &recording{b.answers, op, op.Session, s.Done})
+		}
+		s = next
+	}
+	b.runtime.SubmitBundle(shard, &list)
 }
 
 func (b *faultBackend) OpenSession(shard uint32, done func(string, uint64, error)) {

@@ -50,8 +50,12 @@ func Append(b []byte, m proto.Message) ([]byte, error) {
 }
 
 // Scratch is what the optional fields of a decoded message point to. It must
-// live as long as the message is in use.
-type Scratch struct{ ints [3]int64 }
+// live as long as the message is in use, and serves no other one.
+type Scratch struct {
+	ints [3]int64
+	// plain: the message holds nothing but what was decoded by hand.
+	plain bool
+}
 
 // Unmarshal replaces the message by what b encodes, as proto.Unmarshal does.
 // It keeps no reference to b. s may be nil.
@@ -155,10 +159,15 @@ func appendAddRequest(b []byte, m *quernv1.CounterServiceAddRequest) ([]byte, bo
 // decodeAddRequest returns false, and leaves the message in any state, where
 // package proto has to have a look.
 func decodeAddRequest(b []byte, m *quernv1.CounterServiceAddRequest, s *Scratch) bool {
-	m.Reset()
 	if s == nil {
 		s = new(Scratch)
 	}
+	if s.plain {
+		m.Key, m.IdempotencyKey, m.Delta, m.Min, m.Max, m.Saturate = "", "", nil, nil, nil, false
+	} else {
+		m.Reset()
+	}
+	s.plain = false
 	for len(b) > 0 {
 		// All tags of the message take one byte.
 		tag, rest := b[0], b[1:]
@@ -188,6 +197,7 @@ func decodeAddRequest(b []byte, m *quernv1.CounterServiceAddRequest, s *Scratch)
 			return false
 		}
 	}
+	s.plain = true
 	return true
 }
 

@@ -27,9 +27,28 @@ type cursor struct {
 // next finds the next field; false at the end and where the rest does not
 // decode.
 func (c *cursor) next() bool {
-	if len(c.rest) == 0 {
+	b := c.rest
+	if len(b) == 0 {
 		return false
 	}
+	// Most have a tag and a number, or a length, of one byte each.
+	if len(b) >= 2 && b[0] >= 1<<3 && b[0] < 1<<7 && b[1] < 1<<7 {
+		switch uint64(b[0] & 7) {
+		case varint:
+			c.tag, c.number, c.rest = uint64(b[0]), uint64(b[1]), b[2:]
+			return true
+		case message:
+			if end := 2 + int(b[1]); end <= len(b) {
+				c.tag, c.value, c.rest = uint64(b[0]), b[2:end], b[end:]
+				return true
+			}
+		}
+	}
+	return c.any()
+}
+
+// any is next for every form that a field can have.
+func (c *cursor) any() bool {
 	var n int
 	if c.rest[0] < 1<<7 {
 		c.tag, n = uint64(c.rest[0]), 1

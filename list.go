@@ -1,0 +1,50 @@
+package quern
+
+import (
+	"github.com/quern-io/quern/actors"
+	"github.com/quern-io/quern/handles"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+)
+
+// SubmitList implements handles.ListSubmitter. Like Submit it fills in who
+// answers but for the epoch.
+func (n *Node) SubmitList(first *handles.Submission) {
+	var list actors.Bundle
+	shard := first.Op.Origin.Shard
+	for s := first; s != nil; {
+		next := s.Next
+		s.Next = nil
+		switch {
+		case !s.Op.Method.Many:
+			s.Op.Origin = handles.Origin{Node: n.cfg.Node, Shard: shard}
+			n.runtime.Add(&list, operation(&s.Op), s.Deadline, s.Done)
+		case !n.listColumn(&list, shard, s):
+			n.runtime.SubmitBundle(shard, &list) // in their order
+			n.submitMany(&s.Op, s.Deadline, s.Done)
+		}
+		s = next
+	}
+	n.runtime.SubmitBundle(shard, &list)
+}
+
+// listColumn adds a bulk add to a list, if all its keys are of the list's shard.
+func (n *Node) listColumn(list *actors.Bundle, shard uint32, s *handles.Submission) bool {
+	in, ok := s.Op.Request.(*quernv1.CounterServiceAddManyRequest)
+	if !ok || in.GetIdempotencyKey() != "" || len(in.GetKeys()) == 0 {
+		return false
+	}
+	if _, _, err := checkMany(&s.Op); err != nil {
+		return false
+	}
+	b := n.newBulk(in)
+	if len(b.columns) != 1 || b.columns[0].shard != shard || len(b.refused) > 0 {
+		n.free(b)
+		return false
+	}
+	s.Op.Origin = handles.Origin{Node: n.cfg.Node, Shard: shard}
+	b.node, b.op, b.done = n, &s.Op, s.Done
+	b.left.Store(1)
+	c := &b.columns[0]
+	n.runtime.AddColumn(list, handles.CounterAdd.Kind, handles.CounterAddMany.Procedure, c, actors.Session(s.Op.Session), s.Op.Memo, s.Deadline, c)
+	return true
+}
