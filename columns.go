@@ -243,14 +243,15 @@ func (b *bulk) assemble(out *quernv1.CounterServiceAddManyResponse) {
 
 // submit hands the columns to their shards. end is nil for those that a Waiter
 // does not wait for.
-func (n *Node) submit(b *bulk, in actors.Session, deadline time.Time, end *actors.Waiter) {
+func (n *Node) submit(b *bulk, op *handles.Operation, deadline time.Time, end *actors.Waiter) {
+	of := operation(op)
 	for i := range b.columns {
 		c := &b.columns[i]
 		var done actors.Completer = c
 		if end != nil {
 			done = end.For(i)
 		}
-		n.runtime.SubmitColumn(c.shard, handles.CounterAdd.Kind, handles.CounterAddMany.Procedure, c, in, deadline, done)
+		n.runtime.SubmitColumn(c.shard, of, c, deadline, done)
 	}
 }
 
@@ -263,7 +264,7 @@ func (n *Node) addColumns(ctx context.Context, op *handles.Operation, in *quernv
 	}
 	deadline, _ := ctx.Deadline()
 	all := actors.NewWaiter(len(b.columns))
-	n.submit(b, actors.Session(op.Session), deadline, all)
+	n.submit(b, op, deadline, all)
 	return n.gather(ctx, op, b, all, out)
 }
 
@@ -313,7 +314,7 @@ func (n *Node) submitColumns(op *handles.Operation, in *quernv1.CounterServiceAd
 	}
 	b.node, b.op, b.done = n, op, done
 	b.left.Store(int32(len(b.columns)) + 1) //nolint:gosec // at most MaxManyKeys
-	n.submit(b, actors.Session(op.Session), deadline, nil)
+	n.submit(b, op, deadline, nil)
 	b.arrive()
 }
 

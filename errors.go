@@ -25,6 +25,9 @@ const (
 	Limit            = failure.Limit
 	Overflow         = failure.Overflow
 	IDReused         = failure.IDReused
+	ConditionFailed  = failure.ConditionFailed
+	FencedToken      = failure.FencedToken
+	CrossShard       = failure.CrossShard
 	StoreUnavailable = failure.StoreUnavailable
 )
 

@@ -45,6 +45,6 @@ func (n *Node) listColumn(list *actors.Bundle, shard uint32, s *handles.Submissi
 	b.node, b.op, b.done = n, &s.Op, s.Done
 	b.left.Store(1)
 	c := &b.columns[0]
-	n.runtime.AddColumn(list, handles.CounterAdd.Kind, handles.CounterAddMany.Procedure, c, actors.Session(s.Op.Session), s.Op.Memo, s.Deadline, c)
+	n.runtime.AddColumn(list, operation(&s.Op), c, s.Deadline, c)
 	return true
 }

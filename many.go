@@ -71,6 +71,7 @@ func newKeyed(in *quernv1.CounterServiceAddManyRequest) *keyed {
 		if deltas := in.GetDeltas(); deltas != nil {
 			a.request.Delta = &deltas[i]
 		}
+		a.request.Guard = in.GetGuard()
 		a.op = handles.Operation{
 			Method: handles.CounterAdd, Key: key, IdempotencyKey: in.GetIdempotencyKey(),
 			Request: &a.request, Reply: &a.reply,

@@ -40,6 +40,13 @@ type LockOptions = handles.LockOptions
 // MapEntry is a handle of one entry of the distributed map.
 type MapEntry = handles.MapEntry
 
+// Txn is a transaction: conditions and operations on keys of one shard, together
+// or not at all.
+type Txn = handles.Txn
+
+// Guard names a lock and a fencing token under which something is written.
+type Guard = handles.Guard
+
 // Node is a running node. Its methods may be called concurrently.
 type Node struct {
 	cfg     Config
@@ -113,7 +120,7 @@ func (n *Node) lost(err error) {
 func (n *Node) start(ctx context.Context) error {
 	var err error
 	n.runtime, err = actors.New(actors.Config{
-		Store: n.store, Kinds: []actors.Kind{grains.Counter{}, grains.Lock{}, grains.Map{}},
+		Store: n.store, Kinds: []actors.Kind{grains.Counter{}, grains.Lock{}, grains.Map{}, grains.Transaction{}},
 		ResidentLimit: n.cfg.ResidentLimit, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
 	})
 	if err != nil {
@@ -149,6 +156,10 @@ func (n *Node) Lock(key string) Lock { return handles.NewLock(n, key) }
 // Map returns a handle of the map entry with this key.
 func (n *Node) Map(key string) MapEntry { return handles.NewMapEntry(n, key) }
 
+// Txn returns an empty transaction on keys of the shard of key, such as their
+// common tag.
+func (n *Node) Txn(key string) *Txn { return handles.NewTxn(n, key) }
+
 // Invoke implements handles.Invoker: it runs an operation on the grain's shard.
 func (n *Node) Invoke(ctx context.Context, op *handles.Operation) error {
 	if op.Method == handles.CounterAddMany {
@@ -180,7 +191,7 @@ func (n *Node) watchOnce(ctx context.Context, w *handles.Watch) error {
 func operation(op *handles.Operation) *actors.Operation {
 	return &actors.Operation{
 		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
-		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session), Memo: op.Memo,
+		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session), Memo: op.Memo, Guard: (*actors.Guard)(op.Guard()),
 		Command: op.Request, Reply: op.Reply,
 	}
 }

@@ -2,8 +2,6 @@ package actors
 
 import (
 	"time"
-
-	"github.com/quern-io/quern/handles"
 )
 
 // Bundle gathers operations for one shard, which go there together: they find
@@ -28,8 +26,8 @@ func (r *Runtime) Add(b *Bundle, op *Operation, deadline time.Time, done Complet
 
 // AddColumn is [Runtime.SubmitColumn], but for the shard. memo is of the session;
 // it may be nil.
-func (r *Runtime) AddColumn(b *Bundle, kind, method string, column Column, in Session, memo *handles.Memo, deadline time.Time, done Completer) {
-	c, err := r.newColumn(kind, method, column, in, memo, deadline)
+func (r *Runtime) AddColumn(b *Bundle, op *Operation, column Column, deadline time.Time, done Completer) {
+	c, err := r.newColumn(op, column, deadline)
 	if err != nil {
 		done.Completed(0, err)
 		return

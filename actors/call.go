@@ -60,10 +60,12 @@ type call struct {
 	opening *opening      // where it opens a session
 	column  Column
 	pins    []*grain         // that a waiting column keeps resident
+	steps   []Step           // where it is a transaction
 	broken  map[string]error // the keys of a column that could not be read
 
 	key, method, once string
 	hash              uint64 // of the request, where once is set
+	guard             *Guard
 	command, reply    proto.Message
 	err               error
 	epoch             uint64 // of the turn; 0 where there was none
@@ -103,7 +105,7 @@ func (c *call) recycle() {
 		}
 	}
 	c.ticket, c.parking = nil, nil
-	c.key, c.method, c.once, c.hash = "", "", "", 0
+	c.key, c.method, c.once, c.hash, c.guard, c.steps = "", "", "", 0, nil, nil
 	c.command, c.reply, c.err, c.epoch = nil, nil, nil, 0
 	c.home.free.Put(c)
 }

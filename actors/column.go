@@ -6,7 +6,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/quern-io/quern/failure"
-	"github.com/quern-io/quern/handles"
 	"github.com/quern-io/quern/internal/fastproto"
 )
 
@@ -34,11 +33,12 @@ type Column interface {
 	Replay(result []byte) error
 }
 
-// SubmitColumn is Submit for a column, on grains of one shard. In a session the
+// SubmitColumn is Submit for a column, on grains of one shard; the column has
+// the operation's keys and messages. In a session the
 // column is one number. What done gets tells of the column as a whole: after an
 // error that says "not done", nothing was done of any item.
-func (r *Runtime) SubmitColumn(shard uint32, kind, method string, column Column, in Session, deadline time.Time, done Completer) {
-	c, err := r.newColumn(kind, method, column, in, nil, deadline)
+func (r *Runtime) SubmitColumn(shard uint32, op *Operation, column Column, deadline time.Time, done Completer) {
+	c, err := r.newColumn(op, column, deadline)
 	if err != nil {
 		done.Completed(0, err)
 		return
@@ -46,10 +46,10 @@ func (r *Runtime) SubmitColumn(shard uint32, kind, method string, column Column,
 	r.shards[shard].submit(c, done)
 }
 
-func (r *Runtime) newColumn(kind, method string, column Column, in Session, memo *handles.Memo, deadline time.Time) (*call, error) {
-	// The items bring their keys and commands.
-	op := Operation{Kind: kind, Method: method, Session: in, Memo: memo, Command: column.Reply(), Reply: column.Reply()}
-	c, err := r.fillCall(&op)
+func (r *Runtime) newColumn(op *Operation, column Column, deadline time.Time) (*call, error) {
+	of := *op
+	of.Key, of.Command, of.Reply = "", column.Reply(), column.Reply() // the items bring their own
+	c, err := r.fillCall(&of)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func (s *shard) admitColumn(c *call) {
 			continue
 		}
 		g := s.find(c.kindIndex, c.column.Key(i))
-		if g.is(loading) {
+		if s.lacks(g, false, c.guard != nil) {
 			last = g // what is wanted last is read last
 		}
 		s.items = append(s.items, g)
@@ -134,7 +134,10 @@ func (s *shard) columnTurn(c *call) {
 
 func (s *shard) itemTurn(g *grain, c *call, i int) error {
 	before := g.size()
-	changed, err := s.apply(g, c, c.column.Command(i))
+	changed, err := s.guarded(g, c, c.column.Command(i))
+	if c.guard != nil && err == nil {
+		changed = s.noteGuard(g, c.guard) || changed
+	}
 	if changed {
 		s.markChanged(g, before)
 	}

@@ -101,7 +101,7 @@ func swaps(keys []string, values ...string) *column {
 // runColumn submits a column and returns its end.
 func (r *rig) runColumn(c *column, in actors.Session) error {
 	done := make(end, 1)
-	r.SubmitColumn(r.shardOf(c.keys[0]), c.kind, "column", c, in, time.Time{}, done)
+	r.SubmitColumn(r.shardOf(c.keys[0]), &actors.Operation{Kind: c.kind, Method: "column", Session: in}, c, time.Time{}, done)
 	return <-done
 }
 
@@ -336,7 +336,7 @@ func TestGoexitBetweenItems(t *testing.T) {
 	}
 	done := make(end, 1)
 	go func() {
-		r.SubmitColumn(r.shardOf("{x}"), "probe", "column", probes("goexit"), in, time.Time{}, done)
+		r.SubmitColumn(r.shardOf("{x}"), &actors.Operation{Kind: "probe", Method: "column", Session: in}, probes("goexit"), time.Time{}, done)
 	}()
 	if err := <-done; failure.OutcomeOf(err) != failure.Unknown {
 		t.Errorf("got %v", err)
@@ -401,7 +401,7 @@ func BenchmarkColumn(b *testing.B) {
 	shard := r.shardOf("{x}")
 	b.ReportAllocs()
 	for range b.N {
-		r.SubmitColumn(shard, "counter", "column", c, actors.Session{}, time.Time{}, done)
+		r.SubmitColumn(shard, &actors.Operation{Kind: "counter", Method: "column"}, c, time.Time{}, done)
 		if err := <-done; err != nil {
 			b.Fatal(err)
 		}

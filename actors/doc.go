@@ -39,6 +39,12 @@
 // for 24 hours, in the same commit as the state. The grain's table of kept
 // answers is loaded by the first operation that carries a key.
 //
+// # Guards
+//
+// An operation may carry the key and the fencing token of a lock. The grain
+// remembers the highest token of each lock beside its state, in a record of its
+// own that goes with the same commit, and refuses lower ones; see guard.go.
+//
 // # Sessions
 //
 // A client that repeats what it has no answer to numbers its operations within a
@@ -88,6 +94,14 @@
 // turn stores it and leaves the waking to a goroutine, the herald. Topics belong
 // to an activation of the shard, which ends them with it, and outlive the
 // eviction of their grains.
+//
+// # Transactions
+//
+// A transaction is one call on several grains of a shard, whose steps are run in
+// one turn. It waits like a column until all of them are resident. A step that
+// fails undoes those before it; since a cut is between turns and takes all that
+// is dirty, a commit has all of a transaction or nothing. A state that does not
+// encode takes back everything that is dirty with it. See transaction.go.
 //
 // # Time and bounds
 //

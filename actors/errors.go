@@ -26,5 +26,7 @@ var (
 	errNoSession    = failure.New(failure.SessionExpired, "the shard has no such session: it has expired or was closed; open another one")
 	errSettled      = failure.New(failure.SessionExpired, "the operation's number was settled by its client; its result is no longer kept")
 	errOnceFull     = failure.New(failure.Overloaded,
-		"this key has 10000 idempotency keys younger than 10 minutes; try again later").After(time.Minute)
+		"this key has 10000 idempotency keys, or 16 MiB of their answers, younger than 10 minutes; try again later").After(time.Minute)
+	errGuardsFull = failure.New(failure.Overloaded,
+		"this key was written under 16 other locks within 7 days; guard it by fewer").After(time.Minute)
 )

@@ -144,3 +144,15 @@ func (r *Runtime) WatchersAt(shard uint32) (watchers, topics int) {
 	got := <-n
 	return got[0], got[1]
 }
+
+// GuardLimit is how many locks a grain remembers.
+const GuardLimit = guardLimit
+
+// RecodeGuards decodes a record of guards and encodes it again.
+func RecodeGuards(record []byte) ([]byte, error) {
+	t, err := decodeGuards(record)
+	if err != nil {
+		return nil, err
+	}
+	return t.append(nil), nil
+}

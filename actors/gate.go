@@ -5,8 +5,6 @@ import (
 	"errors"
 	"log/slog"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/quern-io/quern/failure"
 )
 
@@ -21,6 +19,10 @@ type gate struct {
 	weight int
 	// stalled had no turn yet, since the next flight is full.
 	stalled callList
+	// bound: a transaction has changed some of the dirty states. Then one that
+	// does not encode, in torn, takes all of them back.
+	bound bool
+	torn  error
 	// deletions are stray records, to go with the next commit.
 	deletions [][]byte
 
@@ -75,6 +77,11 @@ func (s *shard) cut() {
 	// that tell of it out of them.
 	s.encodeDirty(f, false)
 	s.encodeDirty(f, true)
+	if g.torn != nil {
+		s.abandonCut(g.torn)
+		return
+	}
+	g.bound = false
 	clear(g.dirtyGrains)
 	g.dirtyGrains, g.weight = g.dirtyGrains[:0], 0
 	g.flyingCalls = g.dirtyCalls.take()
@@ -93,7 +100,10 @@ func (s *shard) encodeDirty(f *flight, sessions bool) {
 		if grain.is(dropped) || (grain.kind == s.sessionGrains()) != sessions {
 			continue
 		}
-		if err := s.encode(f, grain); err != nil {
+		if err := s.encode(f, grain); err != nil && g.bound {
+			g.torn = err
+			return
+		} else if err != nil {
 			s.failEncode(grain, err)
 			continue
 		}
@@ -185,6 +195,9 @@ func (s *shard) encode(f *flight, g *grain) error {
 	if t := g.once(); t != nil {
 		s.encodeOnce(f, g, t)
 	}
+	if t := g.guards(); t != nil {
+		f.encodeGuards(g, t)
+	}
 	return nil
 }
 
@@ -241,6 +254,7 @@ func (s *shard) rollback(err error) {
 	}
 	g.flyingGrains, g.dirtyGrains, g.weight, g.inFlight = g.flyingGrains[:0], g.dirtyGrains[:0], 0, false
 	s.dropEvents()
+	g.bound, g.torn = false, nil
 	s.sessions.recount()
 	s.undoAll(&g.flyingCalls, err)
 	s.undoAll(&g.dirtyCalls, err)
@@ -261,9 +275,7 @@ func (s *shard) undoAll(l *callList, err error) {
 			c.complete(err)
 			continue
 		}
-		if c.reply != nil {
-			proto.Reset(c.reply)
-		}
+		c.rewind(s.rt)
 		c.reruns++
 		c.err, c.grain = nil, nil
 		again.push(c)

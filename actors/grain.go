@@ -41,8 +41,10 @@ type extra struct {
 	released int
 	// once holds the kept answers; nil while they were not read.
 	once *onceTable
-	// loadOnce: the load that is under way reads the kept answers too.
-	loadOnce bool
+	// guards holds the fencing tokens; nil while they were not read.
+	guards *guardTable
+	// loadOnce and loadGuards: the load that is under way reads them too.
+	loadOnce, loadGuards bool
 	// waiters are the calls that wait for a wake-up, by name.
 	waiters map[string]*waiters
 }
@@ -70,7 +72,7 @@ func (g *grain) once() *onceTable {
 // used lately.
 func (g *grain) evictable(now int64) bool {
 	if g.flags&(loading|dirty|flying) != 0 ||
-		g.extra != nil && (g.extra.parked.n > 0 || g.extra.released > 0 || g.extra.loadOnce || len(g.extra.waiters) > 0) {
+		g.extra != nil && (g.extra.parked.n > 0 || g.extra.released > 0 || g.extra.loadOnce || g.extra.loadGuards || len(g.extra.waiters) > 0) {
 		return false
 	}
 	if g.kind.pins {
@@ -84,20 +86,24 @@ func (g *grain) evictable(now int64) bool {
 
 // tidy lets go of extra where it holds nothing.
 func (g *grain) tidy() {
-	if x := g.extra; x != nil && x.once == nil && x.parked.n == 0 && x.released == 0 && !x.loadOnce && len(x.waiters) == 0 {
+	if x := g.extra; x != nil && x.once == nil && x.guards == nil && x.parked.n == 0 && x.released == 0 && !x.loadOnce && !x.loadGuards && len(x.waiters) == 0 {
 		g.extra = nil
 	}
 }
 
 // weight is what the grain counts towards the resident limit.
 func (g *grain) weight() int {
-	if t := g.once(); t != nil {
-		return 1 + len(t.entries)
-	}
 	if ses := g.session(); ses != nil {
 		return 1 + ses.weight()
 	}
-	return 1
+	n := 1
+	if t := g.once(); t != nil {
+		n += len(t.entries)
+	}
+	if t := g.guards(); t != nil {
+		n += len(t.marks)
+	}
+	return n
 }
 
 // kindGrains holds a shard's grains of one kind.

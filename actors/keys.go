@@ -10,6 +10,7 @@ import (
 //
 //	's' kind-name key-bytes            the state of a grain
 //	'o' kind-name key-name id-bytes    the kept answer to an operation
+//	'g' kind-name key-bytes            the guards of a grain
 //	't' due class kind-name key-bytes  a turn to come: due is 8 bytes, big
 //	                                   endian, Unix milliseconds; class is 's'
 //	                                   for the state, 'o' for kept answers
@@ -17,9 +18,13 @@ const (
 	tableState = 's'
 	tableOnce  = 'o'
 	tableTimer = 't'
+	tableGuard = 'g'
 )
 
-var errRecordKey = errors.New("actors: malformed record key")
+var (
+	errRecordKey   = errors.New("actors: malformed record key")
+	errGuardRecord = errors.New("actors: a guard record has a mark that is empty, twice there, or one too many")
+)
 
 func appendName[T string | []byte](b []byte, name T) []byte {
 	b = binary.AppendUvarint(b, uint64(len(name)))
@@ -28,6 +33,10 @@ func appendName[T string | []byte](b []byte, name T) []byte {
 
 func appendStateKey(b []byte, kind, key string) []byte {
 	return append(appendName(append(b, tableState), kind), key...)
+}
+
+func appendGuardKey(b []byte, kind, key string) []byte {
+	return append(appendName(append(b, tableGuard), kind), key...)
 }
 
 // appendOncePrefix is the common beginning of all kept answers of a grain.

@@ -19,21 +19,41 @@ type loadQueue struct {
 	underWay bool
 }
 
-// wanted is a grain whose record, or whose kept answers too, are to be read.
+// wanted is a grain whose record, or whose kept answers or guards too, are to be
+// read.
 type wanted struct {
-	grain *grain
-	once  bool
+	grain        *grain
+	once, guards bool
 	// Filled in by the loader.
 	state   []byte // nil where there is no record
+	marks   []byte // the record of the guards
 	entries map[string]*onceEntry
 	err     error
 }
 
-func (l *loadQueue) want(g *grain, once bool) {
+func (l *loadQueue) want(g *grain, once, guards bool) {
 	if once {
 		g.extras().loadOnce = true
 	}
-	l.wanted = append(l.wanted, wanted{grain: g, once: once})
+	if guards {
+		g.extras().loadGuards = true
+	}
+	l.wanted = append(l.wanted, wanted{grain: g, once: once, guards: guards})
+}
+
+// lacks reports whether something must be read before a turn on the grain, and
+// asks for what nobody has asked for yet.
+func (s *shard) lacks(g *grain, once, guards bool) bool {
+	once, guards = once && g.once() == nil, guards && g.guards() == nil
+	if !once && !guards {
+		return g.is(loading)
+	}
+	x := g.extras()
+	once, guards = once && !x.loadOnce, guards && !x.loadGuards
+	if once || guards {
+		s.load.want(g, once, guards)
+	}
+	return true
 }
 
 // startLoad hands what is wanted to the loader.
@@ -53,12 +73,23 @@ func (s *shard) startLoad() {
 func (r *Runtime) read(ctx context.Context, shard uint32, items []wanted) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	keys := make([][]byte, len(items))
+	keys := make([][]byte, 0, len(items))
+	var guarded []int // whose guards are read behind the states
 	for i, w := range items {
-		keys[i] = appendStateKey(nil, w.grain.kind.kind.Name(), w.grain.key)
+		keys = append(keys, appendStateKey(nil, w.grain.kind.kind.Name(), w.grain.key))
+		if w.guards {
+			guarded = append(guarded, i)
+		}
+	}
+	for _, i := range guarded {
+		keys = append(keys, appendGuardKey(nil, items[i].grain.kind.kind.Name(), items[i].grain.key))
 	}
 	err := r.store.Read(ctx, shard, keys, func(i int, value []byte) {
-		items[i].state = append([]byte{}, value...)
+		if i < len(items) {
+			items[i].state = append([]byte{}, value...)
+		} else {
+			items[guarded[i-len(items)]].marks = append([]byte{}, value...)
+		}
 	})
 	for i := range items {
 		if err != nil {
@@ -147,6 +178,24 @@ func (s *shard) install(w *wanted) error {
 			s.residents.weight += len(w.entries)
 		}
 	}
+	if w.guards {
+		return s.installGuards(g, w.marks)
+	}
+	return nil
+}
+
+func (s *shard) installGuards(g *grain, record []byte) error {
+	x := g.extras()
+	x.loadGuards = false
+	if x.guards != nil {
+		return nil
+	}
+	t, err := decodeGuards(record)
+	if err != nil {
+		return undecodable(err)
+	}
+	x.guards = t
+	s.residents.weight += len(t.marks)
 	return nil
 }
 
@@ -180,7 +229,7 @@ func (s *shard) failLoad(g *grain, err error) {
 	s.rt.log.Error("grain not loaded", slog.String("kind", g.kind.kind.Name()), slog.Any("shard", s.id), slog.Any("err", err))
 	var parked callList
 	if g.extra != nil {
-		g.extra.loadOnce = false
+		g.extra.loadOnce, g.extra.loadGuards = false, false
 		parked = g.extra.parked.take()
 	}
 	if g.is(loading) {

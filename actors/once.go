@@ -20,6 +20,8 @@ const (
 	onceKept  = int64(24 * time.Hour / time.Millisecond)
 	onceYoung = int64(10 * time.Minute / time.Millisecond)
 	onceLimit = 10_000
+	// onceBytes bounds what they take together, but for the last one.
+	onceBytes = 16 << 20
 	// prunedPerTurn bounds what one turn adds to a commit. What is left is
 	// still due, and goes with the next sweep.
 	prunedPerTurn = 256
@@ -33,6 +35,7 @@ type onceTable struct {
 	order []string
 	// changed are the ids that were added or removed since the last cut.
 	changed []string
+	bytes   int // of the answers
 	// timer is a due time of the table in the timer table; 0 is none known.
 	timer int64
 }
@@ -54,15 +57,14 @@ func (s *shard) onceBefore(g *grain, c *call) bool {
 		s.answer(g, 0, c, e.replay(c))
 		return true
 	}
-	if len(t.entries) < onceLimit {
-		return false
+	for len(t.entries) >= onceLimit || t.bytes >= onceBytes {
+		if oldest := t.entries[t.order[0]]; s.now()-oldest.at < onceYoung {
+			s.counts.overloaded.Add(1)
+			c.complete(errOnceFull)
+			return true
+		}
+		s.removeOldest(g, t)
 	}
-	if oldest := t.entries[t.order[0]]; s.now()-oldest.at < onceYoung {
-		s.counts.overloaded.Add(1)
-		c.complete(errOnceFull)
-		return true
-	}
-	s.removeOldest(g, t)
 	return false
 }
 
@@ -98,6 +100,7 @@ func (s *shard) onceAfter(g *grain, c *call, err error) error {
 	}
 	t := g.once()
 	t.entries[c.once] = e
+	t.bytes += e.size()
 	t.order = append(t.order, c.once)
 	t.changed = append(t.changed, c.once)
 	s.residents.weight++
@@ -120,11 +123,20 @@ func (s *shard) pruneOnce(g *grain) {
 func (s *shard) removeOldest(g *grain, t *onceTable) {
 	id := t.order[0]
 	t.order = t.order[1:]
+	t.bytes -= t.entries[id].size()
 	delete(t.entries, id)
 	t.changed = append(t.changed, id)
 	s.residents.weight--
 	s.markDirty(g)
 	s.gate.weight += recordOverhead + len(g.key) + len(id)
+}
+
+// size is what an answer counts towards onceBytes.
+func (e *onceEntry) size() int {
+	if e.refusal != nil {
+		return len(e.refusal.Message)
+	}
+	return len(e.reply)
 }
 
 // due is when the oldest answer has been kept long enough; 0 is never.
@@ -191,8 +203,9 @@ func decodeOnce(record []byte) (*onceEntry, error) {
 // newOnceTable builds the table from the loaded answers.
 func newOnceTable(entries map[string]*onceEntry) *onceTable {
 	t := &onceTable{entries: entries, order: make([]string, 0, len(entries))}
-	for id := range entries {
+	for id, e := range entries {
 		t.order = append(t.order, id)
+		t.bytes += e.size()
 	}
 	slices.SortFunc(t.order, func(a, b string) int {
 		return cmp.Or(cmp.Compare(entries[a].at, entries[b].at), cmp.Compare(a, b))

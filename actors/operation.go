@@ -28,7 +28,10 @@ type Operation struct {
 	// number gets the first answer. It excludes an idempotency key.
 	Session Session
 	// Memo is of the session; it may be nil.
-	Memo           *handles.Memo
+	Memo *handles.Memo
+	// Guard, where not nil, is the lock under which the operation writes: a
+	// token below one that the grain was written under is FENCED_TOKEN.
+	Guard          *Guard
 	Command, Reply proto.Message
 }
 
@@ -144,12 +147,20 @@ func (r *Runtime) fillCall(op *Operation) (*call, error) {
 			return nil, failure.Wrap(err, failure.InvalidField, "the request does not encode")
 		}
 	}
+	var steps []Step
+	if composer := r.composers[index]; composer != nil {
+		var err error
+		if steps, err = r.compose(composer, op.Key, op.Command, op.Reply); err != nil {
+			return nil, err
+		}
+	}
 	c := r.calls.get()
-	c.kindIndex, c.hash = index, hash
+	c.kindIndex, c.hash, c.steps = index, hash, steps
 	if op.Session.ID != "" {
 		c.session, c.memo = op.Session, op.Memo
 	}
 	c.key, c.method, c.once, c.command, c.reply = op.Key, op.Method, op.IdempotencyKey, op.Command, op.Reply
+	c.guard = op.Guard
 	return c, nil
 }
 
@@ -171,6 +182,19 @@ func (r *Runtime) check(op *Operation) error {
 		return errStopping
 	case op.Command == nil || op.Reply == nil:
 		return failure.New(failure.InvalidField, "the operation has no command or no reply")
+	case op.Guard != nil:
+		if err := op.Guard.check(); err != nil {
+			return err
+		}
+		return op.checkRepeat()
+	default:
+		return op.checkRepeat()
+	}
+}
+
+// checkRepeat checks what makes a repeat known.
+func (op *Operation) checkRepeat() error {
+	switch {
 	case op.Session.ID != "":
 		if err := op.Session.check(op.IdempotencyKey); err != nil {
 			return err

@@ -22,7 +22,8 @@ import (
 // again from what the disk has, several times over. What was acknowledged
 // before the cut is there, nothing is there twice, and an idempotency key that
 // was sent before and after it counts once. What was sent in a session and not
-// answered is repeated after the cut, and counts exactly once.
+// answered is repeated after the cut, and counts exactly once. Transactions are
+// there as a whole or not at all, each of them once.
 func TestPowerCuts(t *testing.T) {
 	t.Parallel()
 	seeds := 200
@@ -52,6 +53,7 @@ type powerCut struct {
 	// wrap breaks the store, where it is not nil.
 	wrap   func(actors.Store) actors.Store
 	client retrier
+	bank   bank
 
 	mu sync.Mutex
 	// cutHere cuts the power, and returns when that has happened; nil while
@@ -69,7 +71,7 @@ func newPowerCut(t *testing.T, seed uint64) *powerCut {
 	for i := range p.ids {
 		p.ids[i] = "id-" + strconv.Itoa(i)
 	}
-	p.client.fail = p.fail
+	p.client.fail, p.bank.fail = p.fail, p.fail
 	return p
 }
 
@@ -115,7 +117,7 @@ func (p *powerCut) open() *rig {
 	if p.wrap != nil {
 		store = p.wrap(store)
 	}
-	return newRig(p.t, store, func(c *actors.Config) { c.ResidentLimit = 4 })
+	return newRig(p.t, store, withTransactions, func(c *actors.Config) { c.ResidentLimit = 4 })
 }
 
 // run reports whether all promises were kept.
@@ -149,6 +151,7 @@ func (p *powerCut) check(r *rig) {
 	p.once(r)
 	p.client.repeatAll(r)
 	p.client.check(r)
+	p.bank.check(r)
 }
 
 // loadUntilCut adds from several callers; p.disk is what the cut leaves.
@@ -172,9 +175,14 @@ func (p *powerCut) loadUntilCut(r *rig) {
 					return
 				default:
 				}
-				if caller%2 == 0 {
+				switch {
+				case caller%2 == 0:
 					p.addOne(r, i%powerKeys)
-				} else if !p.client.add(r, i%retrierKeys) {
+				case i%3 == 0:
+					p.bank.move(r)
+				case i%3 == 1:
+					p.bank.look(r)
+				case !p.client.add(r, i%retrierKeys):
 					<-stop
 					return
 				}
@@ -186,6 +194,7 @@ func (p *powerCut) loadUntilCut(r *rig) {
 	}
 	<-cutNow
 	p.client.freeze(true)
+	p.bank.freeze(true)
 	// What is acknowledged by now must survive; what is begun by the end of
 	// the clone may.
 	var acked, begun [powerKeys]int64
@@ -202,6 +211,7 @@ func (p *powerCut) loadUntilCut(r *rig) {
 	close(stop)
 	wg.Wait()
 	p.client.freeze(false)
+	p.bank.freeze(false)
 	for i := range acked {
 		p.acked[i].Store(acked[i])
 		p.begun[i].Store(begun[i])

@@ -27,7 +27,7 @@ func (r *rig) Invoke(ctx context.Context, op *handles.Operation) error {
 	shard := keyspace.Shard(op.Key, r.shards)
 	epoch, err := r.Runtime.Invoke(ctx, shard, &actors.Operation{
 		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
-		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session), Command: op.Request, Reply: op.Reply,
+		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session), Guard: (*actors.Guard)(op.Guard()), Command: op.Request, Reply: op.Reply,
 	})
 	op.Origin = handles.Origin{Shard: shard, Epoch: epoch}
 	return err

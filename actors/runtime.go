@@ -101,9 +101,10 @@ type Runtime struct {
 	cfg              Config
 	store            Store
 	log              *slog.Logger
-	kinds            []Kind   // the last is that of the sessions
-	kindNames        []string // by index in kinds, but for the sessions'
-	parks            []bool   // by index in kinds: it may park calls
+	kinds            []Kind     // the last is that of the sessions
+	kindNames        []string   // by index in kinds, but for the sessions'
+	composers        []Composer // by index in kinds; nil for all others
+	parks            []bool     // by index in kinds: it may park calls
 	parked           atomic.Int64
 	noWaits          atomic.Bool // nothing is parked any more
 	gated            bool        // replies wait for the commit
@@ -143,6 +144,8 @@ func New(cfg Config) (*Runtime, error) {
 			return nil, fmt.Errorf("actors: kind name %q is empty, too long, begins with $ or is given twice", name)
 		}
 		r.kindNames = append(r.kindNames, name)
+		composer, _ := k.(Composer)
+		r.composers = append(r.composers, composer)
 	}
 	r.kinds = append(slices.Clone(cfg.Kinds), sessionKind{})
 	for _, k := range r.kinds {

@@ -208,7 +208,7 @@ func (s *shard) sessionsCounted(activation, round uint64, ids []string, err erro
 func (s *shard) enter(c *call) (settled bool) {
 	g := s.sessionOf(c)
 	if g.is(loading) {
-		if c.column == nil {
+		if c.column == nil && c.steps == nil {
 			s.find(c.kindIndex, c.key) // read together
 		}
 		s.wait(&g.extras().parked, c)
@@ -296,7 +296,7 @@ func (s *shard) keepResult(g *grain, c *call, changed bool, err error) (bool, er
 	} else {
 		encoded, broken := fastproto.Append(s.scratch[:0], c.reply)
 		if broken != nil {
-			s.undo(g)
+			s.undoTurn(g, c)
 			return false, failure.Wrap(broken, failure.HandlerFailed, "the reply does not encode; the change was undone")
 		}
 		s.scratch = encoded

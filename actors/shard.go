@@ -49,7 +49,8 @@ type shard struct {
 	residents residents
 	turnArg   Turn
 	scratch   []byte   // where replies are encoded
-	items     []*grain // of the column that is run
+	items     []*grain // of the column or transaction that is run
+	undone    undoLog
 	woken     []string // by the turn that is run
 	parked    parkedCalls
 
@@ -108,7 +109,7 @@ func (s *shard) forget() {
 		_, s.kinds[i].undoes = undo.(Undoer)
 		_, s.kinds[i].pins = undo.(Pinner)
 	}
-	s.residents = residents{}
+	s.residents, s.undone = residents{}, undoLog{}
 	s.counts.resident.Store(0)
 }
 
@@ -246,8 +247,12 @@ func (s *shard) admit(c *call) {
 			return
 		}
 	}
-	if c.column != nil {
+	switch {
+	case c.column != nil:
 		s.admitColumn(c)
+		return
+	case c.steps != nil:
+		s.admitSteps(c)
 		return
 	}
 	if s.crowded() && c.task != taskDue && s.kinds[c.kindIndex].grains[c.key] == nil {
@@ -274,7 +279,7 @@ func (s *shard) find(kindIndex int, key string) *grain {
 	}
 	g = s.newGrain(k, key)
 	g.set(loading)
-	s.load.want(g, false)
+	s.load.want(g, false, false)
 	return g
 }
 
@@ -293,15 +298,11 @@ func (s *shard) newGrain(k *kindGrains, key string) *grain {
 
 // dispatch runs the call's turn, unless something must be read first.
 func (s *shard) dispatch(g *grain, c *call) {
-	needsOnce := c.once != "" && g.once() == nil
-	if !g.is(loading) && !needsOnce {
-		s.turn(g, c)
+	if s.lacks(g, c.once != "", c.guard != nil) {
+		s.wait(&g.extras().parked, c)
 		return
 	}
-	if needsOnce && !g.extras().loadOnce {
-		s.load.want(g, true)
-	}
-	s.wait(&g.extras().parked, c)
+	s.turn(g, c)
 }
 
 // wait puts an accepted call into a list until something has come back.

@@ -1,7 +1,6 @@
 package actors
 
 import (
-	"log/slog"
 	"runtime/debug"
 
 	"google.golang.org/protobuf/proto"
@@ -41,7 +40,7 @@ func (s *shard) turn(g *grain, c *call) {
 	}
 	before := g.size()
 	s.turnArg.resumed = resumed
-	changed, err := s.apply(g, c, c.command)
+	changed, err := s.guarded(g, c, c.command)
 	s.turnArg.resumed = false
 	if parked, ok := err.(Parked); ok { //nolint:errorlint // handlers return it bare
 		s.parkedTurn(g, c, parked.Waiter, before, changed, resumed)
@@ -54,6 +53,9 @@ func (s *shard) turn(g *grain, c *call) {
 		flags = c.client.flags
 	case c.once != "":
 		err = s.onceAfter(g, c, err)
+	}
+	if c.guard != nil && err == nil {
+		changed = s.noteGuard(g, c.guard) || changed
 	}
 	c.wrote = changed || c.once != "" || c.client != nil
 	if changed {
@@ -74,6 +76,16 @@ func (s *shard) dueTurn(g *grain, c *call) {
 		}
 	}
 	c.complete(nil)
+}
+
+// guarded runs the handler, unless the call's guard is refused.
+func (s *shard) guarded(g *grain, c *call, command proto.Message) (changed bool, err error) {
+	if c.guard != nil {
+		if err := s.checkGuard(g, c.guard); err != nil {
+			return false, err
+		}
+	}
+	return s.apply(g, c, command)
 }
 
 // apply runs the handler. Whatever it changed is undone where it fails. A nil
@@ -126,21 +138,7 @@ func (s *shard) undo(g *grain) {
 // on the way out.
 func (s *shard) handlerFailed(g *grain, c *call, reason any) error {
 	s.undo(g)
-	s.counts.panics.Add(1)
-	s.rt.log.Error("handler panicked",
-		slog.String("kind", g.kind.kind.Name()), slog.String("method", c.method),
-		slog.Any("shard", s.id), slog.Any("panic", reason), slog.String("stack", string(debug.Stack())))
-	err := failure.New(failure.HandlerFailed, "the handler of %s failed; its change was undone", c.method)
-	switch {
-	case reason != nil:
-	case c.column != nil:
-		s.current = nil
-		s.failColumn(c, failure.New(failure.OutcomeUnknown, "the handler of %s failed between two items; some are perhaps done", c.method))
-	default:
-		s.current = nil
-		c.complete(err)
-	}
-	return err
+	return s.panicked(g, c, reason, debug.Stack())
 }
 
 // expire gives a state whose time has come its turn, before anybody else sees

@@ -283,6 +283,10 @@ func (c *Client) Counter(key string) handles.Counter { return handles.NewCounter
 // Lock returns a handle of the lock with this key.
 func (c *Client) Lock(key string) handles.Lock { return handles.NewLock(c, key) }
 
+// Txn returns an empty transaction on keys of the shard of key, such as their
+// common tag.
+func (c *Client) Txn(key string) *handles.Txn { return handles.NewTxn(c, key) }
+
 // Map returns a handle of the map entry with this key. It does no I/O.
 func (c *Client) Map(key string) handles.MapEntry { return handles.NewMapEntry(c, key) }
 

@@ -78,7 +78,7 @@ func split(in *quernv1.CounterServiceAddManyRequest, shards uint32) *splitting {
 		if len(in.GetDeltas()) > 0 {
 			p.request.Deltas = deltas[at:at:end]
 		}
-		p.request.IdempotencyKey = in.GetIdempotencyKey()
+		p.request.IdempotencyKey, p.request.Guard = in.GetIdempotencyKey(), in.GetGuard()
 		p.op = handles.Operation{Method: handles.CounterAddMany, IdempotencyKey: in.GetIdempotencyKey(), Request: &p.request, Reply: &p.reply}
 		s.ops[n], counts[shard], at = &p.op, n, end
 		n++

@@ -23,6 +23,11 @@ const (
 	ConditionFailed
 	// NotHolder is a fencing token, or an owner, that does not hold the lock.
 	NotHolder
+	// FencedToken is a fencing token below one that the key was written
+	// under before.
+	FencedToken
+	// CrossShard is a transaction whose keys are of several shards.
+	CrossShard
 	// IDReused is an idempotency key that came with another request before.
 	IDReused
 	// SessionExpired is an operation under a session that the shard does not
@@ -90,6 +95,8 @@ var table = [reasonCount]row{
 	Overflow:         {"OVERFLOW", codeOutOfRange, http.StatusBadRequest, NotDone, false},
 	ConditionFailed:  {"CONDITION_FAILED", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
 	NotHolder:        {"NOT_HOLDER", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
+	FencedToken:      {"FENCED_TOKEN", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
+	CrossShard:       {"CROSS_SHARD", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
 	IDReused:         {"ID_REUSED", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
 	SessionExpired:   {"SESSION_EXPIRED", codeFailedPrecondition, http.StatusBadRequest, NotDone, false},
 	UnknownKind:      {"UNKNOWN_KIND", codeUnimplemented, http.StatusNotImplemented, NotDone, false},

@@ -49,9 +49,10 @@ var (
 // Every method returns a *failure.Error; besides what any operation can
 // return, the reasons are named at the method.
 type Counter struct {
-	to   Invoker
-	key  string
-	once string
+	to    Invoker
+	key   string
+	once  string
+	guard *Guard
 }
 
 // NewCounter returns a handle of the counter with this key. It does no I/O;
@@ -75,7 +76,7 @@ func (c Counter) Once(id string) Counter {
 func (c Counter) Add(ctx context.Context, delta int64) (int64, error) {
 	k := counterAdds.get(c.key, c.once)
 	k.delta = delta
-	k.request.Key, k.request.IdempotencyKey, k.request.Delta = c.key, c.once, &k.delta
+	k.request.Key, k.request.IdempotencyKey, k.request.Guard, k.request.Delta = c.key, c.once, c.guard.message(), &k.delta
 	if err := k.invoke(ctx, c.to); err != nil {
 		return 0, err
 	}
@@ -106,7 +107,7 @@ type Added struct {
 func (c Counter) AddBounded(ctx context.Context, delta int64, o AddOptions) (Added, error) {
 	k := counterAdds.get(c.key, c.once)
 	k.delta = delta
-	k.request.Key, k.request.IdempotencyKey, k.request.Delta = c.key, c.once, &k.delta
+	k.request.Key, k.request.IdempotencyKey, k.request.Guard, k.request.Delta = c.key, c.once, c.guard.message(), &k.delta
 	if o.Min != nil {
 		k.low, k.request.Min = *o.Min, &k.low
 	}
@@ -145,7 +146,7 @@ func (c Counter) GetTTL(ctx context.Context) (int64, time.Duration, error) {
 // less the old one.
 func (c Counter) Set(ctx context.Context, value int64) (int64, error) {
 	k := counterSets.get(c.key, c.once)
-	k.request.Key, k.request.IdempotencyKey, k.request.Value = c.key, c.once, value
+	k.request.Key, k.request.IdempotencyKey, k.request.Guard, k.request.Value = c.key, c.once, c.guard.message(), value
 	if err := k.invoke(ctx, c.to); err != nil {
 		return 0, err
 	}
@@ -158,7 +159,7 @@ func (c Counter) Set(ctx context.Context, value int64) (int64, error) {
 // from before.
 func (c Counter) GetAndSet(ctx context.Context, value int64) (int64, error) {
 	k := counterExchanges.get(c.key, c.once)
-	k.request.Key, k.request.IdempotencyKey, k.request.Value = c.key, c.once, value
+	k.request.Key, k.request.IdempotencyKey, k.request.Guard, k.request.Value = c.key, c.once, c.guard.message(), value
 	if err := k.invoke(ctx, c.to); err != nil {
 		return 0, err
 	}
@@ -171,7 +172,7 @@ func (c Counter) GetAndSet(ctx context.Context, value int64) (int64, error) {
 // value afterwards and whether it was replaced.
 func (c Counter) CompareAndSet(ctx context.Context, expected, value int64) (int64, bool, error) {
 	k := counterSwaps.get(c.key, c.once)
-	k.request.Key, k.request.IdempotencyKey = c.key, c.once
+	k.request.Key, k.request.IdempotencyKey, k.request.Guard = c.key, c.once, c.guard.message()
 	k.request.Expected, k.request.Value = expected, value
 	if err := k.invoke(ctx, c.to); err != nil {
 		return 0, false, err
@@ -184,7 +185,7 @@ func (c Counter) CompareAndSet(ctx context.Context, expected, value int64) (int6
 // Reset makes the counter absent and returns the value from before.
 func (c Counter) Reset(ctx context.Context) (int64, error) {
 	k := counterResets.get(c.key, c.once)
-	k.request.Key, k.request.IdempotencyKey = c.key, c.once
+	k.request.Key, k.request.IdempotencyKey, k.request.Guard = c.key, c.once, c.guard.message()
 	if err := k.invoke(ctx, c.to); err != nil {
 		return 0, err
 	}
@@ -197,7 +198,7 @@ func (c Counter) Reset(ctx context.Context) (int64, error) {
 // ends a running expiry. It returns false where the counter is absent.
 func (c Counter) Expire(ctx context.Context, ttl time.Duration) (bool, error) {
 	k := counterExpiries.get(c.key, c.once)
-	k.request.Key, k.request.IdempotencyKey = c.key, c.once
+	k.request.Key, k.request.IdempotencyKey, k.request.Guard = c.key, c.once, c.guard.message()
 	k.request.Ttl = durationpb.New(ttl)
 	if err := k.invoke(ctx, c.to); err != nil {
 		return false, err

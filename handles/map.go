@@ -41,9 +41,10 @@ var (
 // method must not be changed before it returns, and after an error not at all;
 // a value that is returned is the caller's.
 type MapEntry struct {
-	to   Invoker
-	key  string
-	once string
+	to    Invoker
+	key   string
+	once  string
+	guard *Guard
 }
 
 // NewMapEntry returns a handle of the entry with this key. It does no I/O; an
@@ -76,7 +77,7 @@ type PutOptions struct {
 // value is too large.
 func (m MapEntry) Put(ctx context.Context, value []byte, o PutOptions) (version uint64, err error) {
 	k := mapPuts.get(m.key, m.once)
-	k.request.Key, k.request.IdempotencyKey, k.request.Value = m.key, m.once, value
+	k.request.Key, k.request.IdempotencyKey, k.request.Guard, k.request.Value = m.key, m.once, m.guard.message(), value
 	k.request.IfAbsent = o.IfAbsent
 	if version := o.IfVersion; version != 0 {
 		k.request.IfVersion = &version
@@ -130,7 +131,7 @@ func (m MapEntry) DeleteVersion(ctx context.Context, version uint64) error {
 
 func (m MapEntry) delete(ctx context.Context, version *uint64) (bool, error) {
 	k := mapDeletes.get(m.key, m.once)
-	k.request.Key, k.request.IdempotencyKey, k.request.IfVersion = m.key, m.once, version
+	k.request.Key, k.request.IdempotencyKey, k.request.Guard, k.request.IfVersion = m.key, m.once, m.guard.message(), version
 	if err := k.invoke(ctx, m.to); err != nil {
 		return false, err
 	}
@@ -145,7 +146,7 @@ func (m MapEntry) delete(ctx context.Context, version *uint64) (bool, error) {
 // too large.
 func (m MapEntry) CompareAndSwap(ctx context.Context, expected uint64, value []byte) (version uint64, swapped bool, err error) {
 	k := mapSwaps.get(m.key, m.once)
-	k.request.Key, k.request.IdempotencyKey = m.key, m.once
+	k.request.Key, k.request.IdempotencyKey, k.request.Guard = m.key, m.once, m.guard.message()
 	k.request.ExpectedVersion, k.request.Value = expected, value
 	if err := k.invoke(ctx, m.to); err != nil {
 		return 0, false, err

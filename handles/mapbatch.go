@@ -3,6 +3,7 @@ package handles
 import (
 	"bytes"
 
+	"github.com/quern-io/quern/failure"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
@@ -79,10 +80,10 @@ func (a MapAnswer) Version() (uint64, error) {
 	if err := a.op.Err; err != nil {
 		return 0, err
 	}
-	if m, ok := a.op.Reply.(*quernv1.MapServicePutResponse); ok {
-		return m.GetVersion(), nil
+	m, ok := a.op.Reply.(interface{ GetVersion() uint64 })
+	if !ok {
+		return 0, failure.New(failure.Internal, "%T in a batch", a.op.Reply)
 	}
-	m, _ := a.op.Reply.(*quernv1.MapServiceGetResponse) // as MapGet made it
 	return m.GetVersion(), nil
 }
 

@@ -176,6 +176,8 @@ func (a CounterAnswer) Value() (int64, error) {
 		return m.GetValue(), nil
 	case *quernv1.CounterServiceSetResponse:
 		return m.GetValue(), nil
+	case *quernv1.CounterServiceExpireResponse:
+		return m.GetValue(), nil
 	default:
 		return 0, failure.New(failure.Internal, "%T in a batch", m)
 	}

@@ -61,6 +61,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	registerCounters(g, newCounters(on))
 	registerEntries(g, newEntries(on))
 	registerLocks(g, newLocks(on))
+	registerTransactions(g, newTransactions(on))
 	registerClusters(g, newClusters(on))
 	registerGrains(g, s.grains, s.cutConn)
 	s.health.register(g)
@@ -108,6 +109,12 @@ func registerLocks(g *grpc.Server, s *locks) {
 		grpcMethod("Get", s.Get),
 	}
 	desc.Streams = []grpc.StreamDesc{grpcWatch[quernv1.LockServiceWatchRequest](s.watch)}
+	g.RegisterService(&desc, s)
+}
+
+func registerTransactions(g *grpc.Server, s *transactions) {
+	desc := quernv1.TransactionService_ServiceDesc
+	desc.Methods = []grpc.MethodDesc{grpcMethod("Commit", s.Commit)}
 	g.RegisterService(&desc, s)
 }
 

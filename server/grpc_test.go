@@ -252,7 +252,7 @@ func TestReflection(t *testing.T) {
 	}).GetListServicesResponse().GetService() {
 		names = append(names, s.GetName())
 	}
-	const want = "grpc.health.v1.Health grpc.reflection.v1.ServerReflection grpc.reflection.v1alpha.ServerReflection quern.v1.ClusterService quern.v1.CounterService quern.v1.GrainService quern.v1.LockService quern.v1.MapService"
+	const want = "grpc.health.v1.Health grpc.reflection.v1.ServerReflection grpc.reflection.v1alpha.ServerReflection quern.v1.ClusterService quern.v1.CounterService quern.v1.GrainService quern.v1.LockService quern.v1.MapService quern.v1.TransactionService"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("got %s", got)
 	}

@@ -74,6 +74,7 @@ func (s *Server) routes() http.Handler {
 	path, handler = quernv1connect.NewLockServiceHandler(connectLocks{locks}, options...)
 	mux.Handle(path, handler)
 	serveWatch(mux, locks.watch, handler)
+	mux.Handle(quernv1connect.NewTransactionServiceHandler(newTransactions(on), options...))
 	mux.Handle(quernv1connect.NewClusterServiceHandler(newClusters(on), options...))
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

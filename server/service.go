@@ -179,6 +179,22 @@ func (s *locks) Get(ctx context.Context, in *quernv1.LockServiceGetRequest) (*qu
 	return &u.reply, s.get.invoke(ctx, &u.op, in, &u.reply)
 }
 
+// transactions is TransactionService on one transport.
+type transactions struct {
+	quernv1.UnimplementedTransactionServiceServer
+	commit *caller
+}
+
+func newTransactions(on func(*handles.Method) *caller) *transactions {
+	return &transactions{commit: on(handles.TransactionCommit)}
+}
+
+// Commit implements TransactionService.
+func (s *transactions) Commit(ctx context.Context, in *quernv1.TransactionServiceCommitRequest) (*quernv1.TransactionServiceCommitResponse, error) {
+	u := new(unary[quernv1.TransactionServiceCommitResponse])
+	return &u.reply, s.commit.invoke(ctx, &u.op, in, &u.reply)
+}
+
 // invoke runs an operation. After an error the reply must not be looked at:
 // the shard may still be using it.
 func (c *caller) invoke(ctx context.Context, op *handles.Operation, in keyedMessage, reply proto.Message) error {

@@ -135,6 +135,7 @@ func streamMethodsOf(on func(*handles.Method) *caller) map[string]*streamMethod 
 	add(newStreamMethod[quernv1.MapServiceGetRequest, quernv1.MapServiceGetResponse](of(handles.MapGet)))
 	add(newStreamMethod[quernv1.MapServiceDeleteRequest, quernv1.MapServiceDeleteResponse](of(handles.MapDelete)))
 	add(newStreamMethod[quernv1.MapServiceCompareAndSwapRequest, quernv1.MapServiceCompareAndSwapResponse](of(handles.MapCompareAndSwap)))
+	add(newStreamMethod[quernv1.TransactionServiceCommitRequest, quernv1.TransactionServiceCommitResponse](of(handles.TransactionCommit)))
 	return all
 }
 

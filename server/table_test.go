@@ -45,6 +45,8 @@ var contract = []struct {
 	{failure.Overflow, "OVERFLOW", codes.OutOfRange, "out_of_range", 400, false, "not_done"},
 	{failure.ConditionFailed, "CONDITION_FAILED", codes.FailedPrecondition, "failed_precondition", 400, false, "not_done"},
 	{failure.NotHolder, "NOT_HOLDER", codes.FailedPrecondition, "failed_precondition", 400, false, "not_done"},
+	{failure.FencedToken, "FENCED_TOKEN", codes.FailedPrecondition, "failed_precondition", 400, false, "not_done"},
+	{failure.CrossShard, "CROSS_SHARD", codes.FailedPrecondition, "failed_precondition", 400, false, "not_done"},
 	{failure.IDReused, "ID_REUSED", codes.FailedPrecondition, "failed_precondition", 400, false, "not_done"},
 	{failure.SessionExpired, "SESSION_EXPIRED", codes.FailedPrecondition, "failed_precondition", 400, false, "not_done"},
 	{failure.UnknownKind, "UNKNOWN_KIND", codes.Unimplemented, "unimplemented", 501, false, "not_done"},

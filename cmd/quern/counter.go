@@ -36,11 +36,16 @@ type counterKey struct {
 
 type writeKey struct {
 	counterKey
+	guarded
 	ID string `name:"id" placeholder:"ID" help:"Idempotency key: the same command under the same id is applied once within 24 hours."`
 }
 
 func (k *writeKey) handle(c connection) handles.Counter {
-	return handles.NewCounter(c, k.Key).Once(k.ID)
+	counter := handles.NewCounter(c, k.Key).Once(k.ID)
+	if k.Guard != nil {
+		counter = counter.Guarded(handles.Guard(*k.Guard))
+	}
+	return counter
 }
 
 // print prints a result: the value alone for people.
@@ -176,7 +181,7 @@ func (k *expireCommand) Run(ctx context.Context, a *app) error {
 		err := c.Invoke(ctx, &handles.Operation{
 			Method: handles.CounterExpire, Key: k.Key, IdempotencyKey: k.ID, Reply: &reply,
 			Request: &quernv1.CounterServiceExpireRequest{
-				Key: k.Key, IdempotencyKey: k.ID, Ttl: durationpb.New(k.After),
+				Key: k.Key, IdempotencyKey: k.ID, Guard: k.message(), Ttl: durationpb.New(k.After),
 			},
 		})
 		if err != nil {

@@ -72,6 +72,7 @@ type entryKey struct {
 
 type entryWrite struct {
 	entryKey
+	guarded
 	IfVersion *version `placeholder:"N" help:"Refuse unless the entry has this version; 0 is that of an absent one."`
 	ID        string   `name:"id" placeholder:"ID" help:"Idempotency key: the same command under the same id is applied once within 24 hours."`
 }
@@ -106,7 +107,7 @@ func (k *mapPutCommand) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	q := &quernv1.MapServicePutRequest{
-		Key: k.Key, IdempotencyKey: k.ID, Value: value, IfVersion: k.IfVersion.pointer(), IfAbsent: k.IfAbsent,
+		Key: k.Key, IdempotencyKey: k.ID, Guard: k.message(), Value: value, IfVersion: k.IfVersion.pointer(), IfAbsent: k.IfAbsent,
 	}
 	if k.TTL != 0 {
 		q.Ttl = durationpb.New(k.TTL)
@@ -177,7 +178,7 @@ func (k *mapDeleteCommand) Run(ctx context.Context, a *app) error {
 		var reply quernv1.MapServiceDeleteResponse
 		err := c.Invoke(ctx, &handles.Operation{
 			Method: handles.MapDelete, Key: k.Key, IdempotencyKey: k.ID, Reply: &reply,
-			Request: &quernv1.MapServiceDeleteRequest{Key: k.Key, IdempotencyKey: k.ID, IfVersion: k.IfVersion.pointer()},
+			Request: &quernv1.MapServiceDeleteRequest{Key: k.Key, IdempotencyKey: k.ID, Guard: k.message(), IfVersion: k.IfVersion.pointer()},
 		})
 		if err != nil {
 			return err //nolint:wrapcheck // a *failure.Error says it all

@@ -44,7 +44,7 @@ func (b *faultBackend) addMany(list *actors.Bundle, op *handles.Operation, deadl
 	n := len(in.GetKeys())
 	c := &bulk{in: in, out: out, values: make([]int64, n), errs: make([]error, n)}
 	c.done = &recording{b.answers, op, op.Session, done}
-	b.runtime.AddColumn(list, handles.KindCounter, op.Method.Procedure, c, actors.Session(op.Session), op.Memo, deadline, c)
+	b.runtime.AddColumn(list, b.operation(op), c, deadline, c)
 	return shard
 }
 

@@ -22,9 +22,9 @@ const (
 	entryFound   = 3
 )
 
-// appendPutRequest leaves conditions and expiries to package proto.
+// appendPutRequest leaves conditions, expiries and guards to package proto.
 func appendPutRequest(b []byte, m *quernv1.MapServicePutRequest) ([]byte, bool) {
-	if m.IfVersion != nil || m.GetIfAbsent() || m.GetTtl() != nil {
+	if m.IfVersion != nil || m.GetIfAbsent() || m.GetTtl() != nil || m.GetGuard() != nil {
 		return b, false
 	}
 	b, ok := appendString(b, putKey, m.GetKey())

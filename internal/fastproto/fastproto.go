@@ -134,6 +134,9 @@ const (
 )
 
 func appendAddRequest(b []byte, m *quernv1.CounterServiceAddRequest) ([]byte, bool) {
+	if m.GetGuard() != nil {
+		return b, false
+	}
 	b, ok := appendString(b, addKey, m.GetKey())
 	if !ok {
 		return b, false

@@ -18,6 +18,9 @@ const (
 )
 
 func appendManyRequest(b []byte, m *quernv1.CounterServiceAddManyRequest) ([]byte, bool) {
+	if m.GetGuard() != nil {
+		return b, false
+	}
 	for _, key := range m.GetKeys() {
 		if !utf8.ValidString(key) {
 			return b, false

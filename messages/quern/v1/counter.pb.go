@@ -27,6 +27,7 @@ type CounterServiceAddRequest struct {
 	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// At most 128 bytes of UTF-8; empty means that a repeat counts again.
 	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	// Absent means 1.
 	Delta *int64 `protobuf:"varint,4,opt,name=delta,proto3,oneof" json:"delta,omitempty"`
 	// The lowest value that this call may lead to.
@@ -81,6 +82,13 @@ func (x *CounterServiceAddRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *CounterServiceAddRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *CounterServiceAddRequest) GetDelta() int64 {
@@ -171,6 +179,8 @@ type CounterServiceAddManyRequest struct {
 	Keys []string `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
 	// Counts for each key by itself; then no key may come twice.
 	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// Of each counter by itself.
+	Guard *Guard `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	// As many as keys; or none, which adds 1 to each.
 	Deltas        []int64 `protobuf:"zigzag64,4,rep,packed,name=deltas,proto3" json:"deltas,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -219,6 +229,13 @@ func (x *CounterServiceAddManyRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *CounterServiceAddManyRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *CounterServiceAddManyRequest) GetDeltas() []int64 {
@@ -453,6 +470,7 @@ type CounterServiceSetRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard                 `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	Value          int64                  `protobuf:"varint,4,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -500,6 +518,13 @@ func (x *CounterServiceSetRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *CounterServiceSetRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *CounterServiceSetRequest) GetValue() int64 {
@@ -567,6 +592,7 @@ type CounterServiceGetAndSetRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard                 `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	Value          int64                  `protobuf:"varint,4,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -614,6 +640,13 @@ func (x *CounterServiceGetAndSetRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *CounterServiceGetAndSetRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *CounterServiceGetAndSetRequest) GetValue() int64 {
@@ -679,6 +712,7 @@ type CounterServiceCompareAndSetRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard                 `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	Expected       int64                  `protobuf:"varint,4,opt,name=expected,proto3" json:"expected,omitempty"`
 	Value          int64                  `protobuf:"varint,5,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields  protoimpl.UnknownFields
@@ -727,6 +761,13 @@ func (x *CounterServiceCompareAndSetRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *CounterServiceCompareAndSetRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *CounterServiceCompareAndSetRequest) GetExpected() int64 {
@@ -800,6 +841,7 @@ type CounterServiceResetRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard                 `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -846,6 +888,13 @@ func (x *CounterServiceResetRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *CounterServiceResetRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 type CounterServiceResetResponse struct {
@@ -896,6 +945,7 @@ type CounterServiceExpireRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard                 `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	// 0 to 3650 days; absent or zero ends a running expiry.
 	Ttl           *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -944,6 +994,13 @@ func (x *CounterServiceExpireRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *CounterServiceExpireRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *CounterServiceExpireRequest) GetTtl() *durationpb.Duration {
@@ -1180,10 +1237,11 @@ var File_quern_v1_counter_proto protoreflect.FileDescriptor
 
 const file_quern_v1_counter_proto_rawDesc = "" +
 	"\n" +
-	"\x16quern/v1/counter.proto\x12\bquern.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd4\x01\n" +
+	"\x16quern/v1/counter.proto\x12\bquern.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x14quern/v1/guard.proto\"\xfb\x01\n" +
 	"\x18CounterServiceAddRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x19\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12\x19\n" +
 	"\x05delta\x18\x04 \x01(\x03H\x00R\x05delta\x88\x01\x01\x12\x15\n" +
 	"\x03min\x18\x05 \x01(\x03H\x01R\x03min\x88\x01\x01\x12\x15\n" +
 	"\x03max\x18\x06 \x01(\x03H\x02R\x03max\x88\x01\x01\x12\x1a\n" +
@@ -1193,10 +1251,11 @@ const file_quern_v1_counter_proto_rawDesc = "" +
 	"\x04_max\"K\n" +
 	"\x19CounterServiceAddResponse\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x03R\x05value\x12\x18\n" +
-	"\aapplied\x18\x02 \x01(\x03R\aapplied\"s\n" +
+	"\aapplied\x18\x02 \x01(\x03R\aapplied\"\x9a\x01\n" +
 	"\x1cCounterServiceAddManyRequest\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x16\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12\x16\n" +
 	"\x06deltas\x18\x04 \x03(\x12R\x06deltas\"m\n" +
 	"\x1dCounterServiceAddManyResponse\x12\x16\n" +
 	"\x06values\x18\x01 \x03(\x12R\x06values\x124\n" +
@@ -1210,37 +1269,42 @@ const file_quern_v1_counter_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\"^\n" +
 	"\x19CounterServiceGetResponse\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x03R\x05value\x12+\n" +
-	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"k\n" +
+	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\x92\x01\n" +
 	"\x18CounterServiceSetRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x14\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12\x14\n" +
 	"\x05value\x18\x04 \x01(\x03R\x05value\"K\n" +
 	"\x19CounterServiceSetResponse\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x03R\x05value\x12\x18\n" +
-	"\aapplied\x18\x02 \x01(\x03R\aapplied\"q\n" +
+	"\aapplied\x18\x02 \x01(\x03R\aapplied\"\x98\x01\n" +
 	"\x1eCounterServiceGetAndSetRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x14\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12\x14\n" +
 	"\x05value\x18\x04 \x01(\x03R\x05value\"S\n" +
 	"\x1fCounterServiceGetAndSetResponse\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x03R\x05value\x12\x1a\n" +
-	"\bprevious\x18\x02 \x01(\x03R\bprevious\"\x91\x01\n" +
+	"\bprevious\x18\x02 \x01(\x03R\bprevious\"\xb8\x01\n" +
 	"\"CounterServiceCompareAndSetRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x1a\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12\x1a\n" +
 	"\bexpected\x18\x04 \x01(\x03R\bexpected\x12\x14\n" +
 	"\x05value\x18\x05 \x01(\x03R\x05value\"U\n" +
 	"#CounterServiceCompareAndSetResponse\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x03R\x05value\x12\x18\n" +
-	"\aswapped\x18\x02 \x01(\bR\aswapped\"W\n" +
+	"\aswapped\x18\x02 \x01(\bR\aswapped\"~\n" +
 	"\x1aCounterServiceResetRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\"9\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\"9\n" +
 	"\x1bCounterServiceResetResponse\x12\x1a\n" +
-	"\bprevious\x18\x01 \x01(\x03R\bprevious\"\x85\x01\n" +
+	"\bprevious\x18\x01 \x01(\x03R\bprevious\"\xac\x01\n" +
 	"\x1bCounterServiceExpireRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12+\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12+\n" +
 	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"J\n" +
 	"\x1cCounterServiceExpireResponse\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x03R\x05value\x12\x14\n" +
@@ -1300,37 +1364,45 @@ var file_quern_v1_counter_proto_goTypes = []any{
 	(*CounterServiceWatchRequest)(nil),          // 17: quern.v1.CounterServiceWatchRequest
 	(*CounterServiceWatchResponse)(nil),         // 18: quern.v1.CounterServiceWatchResponse
 	(*CounterEvent)(nil),                        // 19: quern.v1.CounterEvent
-	(*durationpb.Duration)(nil),                 // 20: google.protobuf.Duration
+	(*Guard)(nil),                               // 20: quern.v1.Guard
+	(*durationpb.Duration)(nil),                 // 21: google.protobuf.Duration
 }
 var file_quern_v1_counter_proto_depIdxs = []int32{
-	4,  // 0: quern.v1.CounterServiceAddManyResponse.failures:type_name -> quern.v1.AddManyFailure
-	20, // 1: quern.v1.CounterServiceGetResponse.ttl:type_name -> google.protobuf.Duration
-	20, // 2: quern.v1.CounterServiceExpireRequest.ttl:type_name -> google.protobuf.Duration
-	19, // 3: quern.v1.CounterServiceWatchResponse.event:type_name -> quern.v1.CounterEvent
-	20, // 4: quern.v1.CounterEvent.ttl:type_name -> google.protobuf.Duration
-	0,  // 5: quern.v1.CounterService.Add:input_type -> quern.v1.CounterServiceAddRequest
-	2,  // 6: quern.v1.CounterService.AddMany:input_type -> quern.v1.CounterServiceAddManyRequest
-	5,  // 7: quern.v1.CounterService.Get:input_type -> quern.v1.CounterServiceGetRequest
-	7,  // 8: quern.v1.CounterService.Set:input_type -> quern.v1.CounterServiceSetRequest
-	9,  // 9: quern.v1.CounterService.GetAndSet:input_type -> quern.v1.CounterServiceGetAndSetRequest
-	11, // 10: quern.v1.CounterService.CompareAndSet:input_type -> quern.v1.CounterServiceCompareAndSetRequest
-	13, // 11: quern.v1.CounterService.Reset:input_type -> quern.v1.CounterServiceResetRequest
-	15, // 12: quern.v1.CounterService.Expire:input_type -> quern.v1.CounterServiceExpireRequest
-	17, // 13: quern.v1.CounterService.Watch:input_type -> quern.v1.CounterServiceWatchRequest
-	1,  // 14: quern.v1.CounterService.Add:output_type -> quern.v1.CounterServiceAddResponse
-	3,  // 15: quern.v1.CounterService.AddMany:output_type -> quern.v1.CounterServiceAddManyResponse
-	6,  // 16: quern.v1.CounterService.Get:output_type -> quern.v1.CounterServiceGetResponse
-	8,  // 17: quern.v1.CounterService.Set:output_type -> quern.v1.CounterServiceSetResponse
-	10, // 18: quern.v1.CounterService.GetAndSet:output_type -> quern.v1.CounterServiceGetAndSetResponse
-	12, // 19: quern.v1.CounterService.CompareAndSet:output_type -> quern.v1.CounterServiceCompareAndSetResponse
-	14, // 20: quern.v1.CounterService.Reset:output_type -> quern.v1.CounterServiceResetResponse
-	16, // 21: quern.v1.CounterService.Expire:output_type -> quern.v1.CounterServiceExpireResponse
-	18, // 22: quern.v1.CounterService.Watch:output_type -> quern.v1.CounterServiceWatchResponse
-	14, // [14:23] is the sub-list for method output_type
-	5,  // [5:14] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	20, // 0: quern.v1.CounterServiceAddRequest.guard:type_name -> quern.v1.Guard
+	20, // 1: quern.v1.CounterServiceAddManyRequest.guard:type_name -> quern.v1.Guard
+	4,  // 2: quern.v1.CounterServiceAddManyResponse.failures:type_name -> quern.v1.AddManyFailure
+	21, // 3: quern.v1.CounterServiceGetResponse.ttl:type_name -> google.protobuf.Duration
+	20, // 4: quern.v1.CounterServiceSetRequest.guard:type_name -> quern.v1.Guard
+	20, // 5: quern.v1.CounterServiceGetAndSetRequest.guard:type_name -> quern.v1.Guard
+	20, // 6: quern.v1.CounterServiceCompareAndSetRequest.guard:type_name -> quern.v1.Guard
+	20, // 7: quern.v1.CounterServiceResetRequest.guard:type_name -> quern.v1.Guard
+	20, // 8: quern.v1.CounterServiceExpireRequest.guard:type_name -> quern.v1.Guard
+	21, // 9: quern.v1.CounterServiceExpireRequest.ttl:type_name -> google.protobuf.Duration
+	19, // 10: quern.v1.CounterServiceWatchResponse.event:type_name -> quern.v1.CounterEvent
+	21, // 11: quern.v1.CounterEvent.ttl:type_name -> google.protobuf.Duration
+	0,  // 12: quern.v1.CounterService.Add:input_type -> quern.v1.CounterServiceAddRequest
+	2,  // 13: quern.v1.CounterService.AddMany:input_type -> quern.v1.CounterServiceAddManyRequest
+	5,  // 14: quern.v1.CounterService.Get:input_type -> quern.v1.CounterServiceGetRequest
+	7,  // 15: quern.v1.CounterService.Set:input_type -> quern.v1.CounterServiceSetRequest
+	9,  // 16: quern.v1.CounterService.GetAndSet:input_type -> quern.v1.CounterServiceGetAndSetRequest
+	11, // 17: quern.v1.CounterService.CompareAndSet:input_type -> quern.v1.CounterServiceCompareAndSetRequest
+	13, // 18: quern.v1.CounterService.Reset:input_type -> quern.v1.CounterServiceResetRequest
+	15, // 19: quern.v1.CounterService.Expire:input_type -> quern.v1.CounterServiceExpireRequest
+	17, // 20: quern.v1.CounterService.Watch:input_type -> quern.v1.CounterServiceWatchRequest
+	1,  // 21: quern.v1.CounterService.Add:output_type -> quern.v1.CounterServiceAddResponse
+	3,  // 22: quern.v1.CounterService.AddMany:output_type -> quern.v1.CounterServiceAddManyResponse
+	6,  // 23: quern.v1.CounterService.Get:output_type -> quern.v1.CounterServiceGetResponse
+	8,  // 24: quern.v1.CounterService.Set:output_type -> quern.v1.CounterServiceSetResponse
+	10, // 25: quern.v1.CounterService.GetAndSet:output_type -> quern.v1.CounterServiceGetAndSetResponse
+	12, // 26: quern.v1.CounterService.CompareAndSet:output_type -> quern.v1.CounterServiceCompareAndSetResponse
+	14, // 27: quern.v1.CounterService.Reset:output_type -> quern.v1.CounterServiceResetResponse
+	16, // 28: quern.v1.CounterService.Expire:output_type -> quern.v1.CounterServiceExpireResponse
+	18, // 29: quern.v1.CounterService.Watch:output_type -> quern.v1.CounterServiceWatchResponse
+	21, // [21:30] is the sub-list for method output_type
+	12, // [12:21] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_quern_v1_counter_proto_init() }
@@ -1338,6 +1410,7 @@ func file_quern_v1_counter_proto_init() {
 	if File_quern_v1_counter_proto != nil {
 		return
 	}
+	file_quern_v1_guard_proto_init()
 	file_quern_v1_counter_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

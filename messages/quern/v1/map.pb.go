@@ -28,6 +28,7 @@ type MapServicePutRequest struct {
 	// At most 128 bytes of UTF-8; empty means that a repeat is a change of its
 	// own.
 	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	Value          []byte `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
 	// The entry must have this version; 0 is that of an absent one.
 	IfVersion *uint64 `protobuf:"varint,5,opt,name=if_version,json=ifVersion,proto3,oneof" json:"if_version,omitempty"`
@@ -82,6 +83,13 @@ func (x *MapServicePutRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *MapServicePutRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *MapServicePutRequest) GetValue() []byte {
@@ -284,6 +292,7 @@ type MapServiceDeleteRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard                 `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	// The entry must have this version.
 	IfVersion     *uint64 `protobuf:"varint,4,opt,name=if_version,json=ifVersion,proto3,oneof" json:"if_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -332,6 +341,13 @@ func (x *MapServiceDeleteRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *MapServiceDeleteRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *MapServiceDeleteRequest) GetIfVersion() uint64 {
@@ -399,6 +415,7 @@ type MapServiceCompareAndSwapRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard                 `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	// 0 expects an absent entry.
 	ExpectedVersion uint64 `protobuf:"varint,4,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
 	Value           []byte `protobuf:"bytes,5,opt,name=value,proto3" json:"value,omitempty"`
@@ -450,6 +467,13 @@ func (x *MapServiceCompareAndSwapRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *MapServiceCompareAndSwapRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *MapServiceCompareAndSwapRequest) GetExpectedVersion() uint64 {
@@ -708,10 +732,11 @@ var File_quern_v1_map_proto protoreflect.FileDescriptor
 
 const file_quern_v1_map_proto_rawDesc = "" +
 	"\n" +
-	"\x12quern/v1/map.proto\x12\bquern.v1\x1a\x1egoogle/protobuf/duration.proto\"\xe4\x01\n" +
+	"\x12quern/v1/map.proto\x12\bquern.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x14quern/v1/guard.proto\"\x8b\x02\n" +
 	"\x14MapServicePutRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x14\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12\x14\n" +
 	"\x05value\x18\x04 \x01(\fR\x05value\x12\"\n" +
 	"\n" +
 	"if_version\x18\x05 \x01(\x04H\x00R\tifVersion\x88\x01\x01\x12\x1b\n" +
@@ -727,19 +752,21 @@ const file_quern_v1_map_proto_rawDesc = "" +
 	"\x05value\x18\x01 \x01(\fR\x05value\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
 	"\x05found\x18\x03 \x01(\bR\x05found\x12+\n" +
-	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\x87\x01\n" +
+	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\xae\x01\n" +
 	"\x17MapServiceDeleteRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\"\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12\"\n" +
 	"\n" +
 	"if_version\x18\x04 \x01(\x04H\x00R\tifVersion\x88\x01\x01B\r\n" +
 	"\v_if_version\"J\n" +
 	"\x18MapServiceDeleteResponse\x12\x14\n" +
 	"\x05found\x18\x01 \x01(\bR\x05found\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x04R\aversion\"\xca\x01\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"\xf1\x01\n" +
 	"\x1fMapServiceCompareAndSwapRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12)\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12)\n" +
 	"\x10expected_version\x18\x04 \x01(\x04R\x0fexpectedVersion\x12\x14\n" +
 	"\x05value\x18\x05 \x01(\fR\x05value\x12+\n" +
 	"\x03ttl\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"V\n" +
@@ -790,29 +817,33 @@ var file_quern_v1_map_proto_goTypes = []any{
 	(*MapServiceWatchRequest)(nil),           // 8: quern.v1.MapServiceWatchRequest
 	(*MapServiceWatchResponse)(nil),          // 9: quern.v1.MapServiceWatchResponse
 	(*MapEvent)(nil),                         // 10: quern.v1.MapEvent
-	(*durationpb.Duration)(nil),              // 11: google.protobuf.Duration
+	(*Guard)(nil),                            // 11: quern.v1.Guard
+	(*durationpb.Duration)(nil),              // 12: google.protobuf.Duration
 }
 var file_quern_v1_map_proto_depIdxs = []int32{
-	11, // 0: quern.v1.MapServicePutRequest.ttl:type_name -> google.protobuf.Duration
-	11, // 1: quern.v1.MapServiceGetResponse.ttl:type_name -> google.protobuf.Duration
-	11, // 2: quern.v1.MapServiceCompareAndSwapRequest.ttl:type_name -> google.protobuf.Duration
-	10, // 3: quern.v1.MapServiceWatchResponse.event:type_name -> quern.v1.MapEvent
-	11, // 4: quern.v1.MapEvent.ttl:type_name -> google.protobuf.Duration
-	0,  // 5: quern.v1.MapService.Put:input_type -> quern.v1.MapServicePutRequest
-	2,  // 6: quern.v1.MapService.Get:input_type -> quern.v1.MapServiceGetRequest
-	4,  // 7: quern.v1.MapService.Delete:input_type -> quern.v1.MapServiceDeleteRequest
-	6,  // 8: quern.v1.MapService.CompareAndSwap:input_type -> quern.v1.MapServiceCompareAndSwapRequest
-	8,  // 9: quern.v1.MapService.Watch:input_type -> quern.v1.MapServiceWatchRequest
-	1,  // 10: quern.v1.MapService.Put:output_type -> quern.v1.MapServicePutResponse
-	3,  // 11: quern.v1.MapService.Get:output_type -> quern.v1.MapServiceGetResponse
-	5,  // 12: quern.v1.MapService.Delete:output_type -> quern.v1.MapServiceDeleteResponse
-	7,  // 13: quern.v1.MapService.CompareAndSwap:output_type -> quern.v1.MapServiceCompareAndSwapResponse
-	9,  // 14: quern.v1.MapService.Watch:output_type -> quern.v1.MapServiceWatchResponse
-	10, // [10:15] is the sub-list for method output_type
-	5,  // [5:10] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	11, // 0: quern.v1.MapServicePutRequest.guard:type_name -> quern.v1.Guard
+	12, // 1: quern.v1.MapServicePutRequest.ttl:type_name -> google.protobuf.Duration
+	12, // 2: quern.v1.MapServiceGetResponse.ttl:type_name -> google.protobuf.Duration
+	11, // 3: quern.v1.MapServiceDeleteRequest.guard:type_name -> quern.v1.Guard
+	11, // 4: quern.v1.MapServiceCompareAndSwapRequest.guard:type_name -> quern.v1.Guard
+	12, // 5: quern.v1.MapServiceCompareAndSwapRequest.ttl:type_name -> google.protobuf.Duration
+	10, // 6: quern.v1.MapServiceWatchResponse.event:type_name -> quern.v1.MapEvent
+	12, // 7: quern.v1.MapEvent.ttl:type_name -> google.protobuf.Duration
+	0,  // 8: quern.v1.MapService.Put:input_type -> quern.v1.MapServicePutRequest
+	2,  // 9: quern.v1.MapService.Get:input_type -> quern.v1.MapServiceGetRequest
+	4,  // 10: quern.v1.MapService.Delete:input_type -> quern.v1.MapServiceDeleteRequest
+	6,  // 11: quern.v1.MapService.CompareAndSwap:input_type -> quern.v1.MapServiceCompareAndSwapRequest
+	8,  // 12: quern.v1.MapService.Watch:input_type -> quern.v1.MapServiceWatchRequest
+	1,  // 13: quern.v1.MapService.Put:output_type -> quern.v1.MapServicePutResponse
+	3,  // 14: quern.v1.MapService.Get:output_type -> quern.v1.MapServiceGetResponse
+	5,  // 15: quern.v1.MapService.Delete:output_type -> quern.v1.MapServiceDeleteResponse
+	7,  // 16: quern.v1.MapService.CompareAndSwap:output_type -> quern.v1.MapServiceCompareAndSwapResponse
+	9,  // 17: quern.v1.MapService.Watch:output_type -> quern.v1.MapServiceWatchResponse
+	13, // [13:18] is the sub-list for method output_type
+	8,  // [8:13] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_quern_v1_map_proto_init() }
@@ -820,6 +851,7 @@ func file_quern_v1_map_proto_init() {
 	if File_quern_v1_map_proto != nil {
 		return
 	}
+	file_quern_v1_guard_proto_init()
 	file_quern_v1_map_proto_msgTypes[0].OneofWrappers = []any{}
 	file_quern_v1_map_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}

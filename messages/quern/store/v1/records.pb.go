@@ -688,6 +688,115 @@ func (x *MapState) GetExpiresAtMs() int64 {
 	return 0
 }
 
+// GuardRecord holds the highest fencing tokens that a key was written under.
+type GuardRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 16, no two of one lock.
+	Marks         []*GuardMark `protobuf:"bytes,1,rep,name=marks,proto3" json:"marks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuardRecord) Reset() {
+	*x = GuardRecord{}
+	mi := &file_quern_store_v1_records_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuardRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuardRecord) ProtoMessage() {}
+
+func (x *GuardRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_store_v1_records_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuardRecord.ProtoReflect.Descriptor instead.
+func (*GuardRecord) Descriptor() ([]byte, []int) {
+	return file_quern_store_v1_records_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GuardRecord) GetMarks() []*GuardMark {
+	if x != nil {
+		return x.Marks
+	}
+	return nil
+}
+
+// GuardMark is the highest token of one lock.
+type GuardMark struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Lock  string                 `protobuf:"bytes,1,opt,name=lock,proto3" json:"lock,omitempty"`
+	Token uint64                 `protobuf:"varint,2,opt,name=token,proto3" json:"token,omitempty"`
+	// When a write last came under it, in Unix milliseconds by the shard's clock,
+	// to the hour.
+	UsedAtMs      int64 `protobuf:"varint,3,opt,name=used_at_ms,json=usedAtMs,proto3" json:"used_at_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuardMark) Reset() {
+	*x = GuardMark{}
+	mi := &file_quern_store_v1_records_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuardMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuardMark) ProtoMessage() {}
+
+func (x *GuardMark) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_store_v1_records_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuardMark.ProtoReflect.Descriptor instead.
+func (*GuardMark) Descriptor() ([]byte, []int) {
+	return file_quern_store_v1_records_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *GuardMark) GetLock() string {
+	if x != nil {
+		return x.Lock
+	}
+	return ""
+}
+
+func (x *GuardMark) GetToken() uint64 {
+	if x != nil {
+		return x.Token
+	}
+	return 0
+}
+
+func (x *GuardMark) GetUsedAtMs() int64 {
+	if x != nil {
+		return x.UsedAtMs
+	}
+	return 0
+}
+
 var File_quern_store_v1_records_proto protoreflect.FileDescriptor
 
 const file_quern_store_v1_records_proto_rawDesc = "" +
@@ -736,7 +845,14 @@ const file_quern_store_v1_records_proto_rawDesc = "" +
 	"\bMapState\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\fR\x05value\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\"\n" +
-	"\rexpires_at_ms\x18\x03 \x01(\x03R\vexpiresAtMsB;Z9github.com/quern-io/quern/messages/quern/store/v1;storev1b\x06proto3"
+	"\rexpires_at_ms\x18\x03 \x01(\x03R\vexpiresAtMs\">\n" +
+	"\vGuardRecord\x12/\n" +
+	"\x05marks\x18\x01 \x03(\v2\x19.quern.store.v1.GuardMarkR\x05marks\"S\n" +
+	"\tGuardMark\x12\x12\n" +
+	"\x04lock\x18\x01 \x01(\tR\x04lock\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\x04R\x05token\x12\x1c\n" +
+	"\n" +
+	"used_at_ms\x18\x03 \x01(\x03R\busedAtMsB;Z9github.com/quern-io/quern/messages/quern/store/v1;storev1b\x06proto3"
 
 var (
 	file_quern_store_v1_records_proto_rawDescOnce sync.Once
@@ -750,7 +866,7 @@ func file_quern_store_v1_records_proto_rawDescGZIP() []byte {
 	return file_quern_store_v1_records_proto_rawDescData
 }
 
-var file_quern_store_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_quern_store_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_quern_store_v1_records_proto_goTypes = []any{
 	(*CounterState)(nil),    // 0: quern.store.v1.CounterState
 	(*OnceRecord)(nil),      // 1: quern.store.v1.OnceRecord
@@ -761,19 +877,22 @@ var file_quern_store_v1_records_proto_goTypes = []any{
 	(*LockHolderState)(nil), // 6: quern.store.v1.LockHolderState
 	(*LockWaiterState)(nil), // 7: quern.store.v1.LockWaiterState
 	(*MapState)(nil),        // 8: quern.store.v1.MapState
+	(*GuardRecord)(nil),     // 9: quern.store.v1.GuardRecord
+	(*GuardMark)(nil),       // 10: quern.store.v1.GuardMark
 }
 var file_quern_store_v1_records_proto_depIdxs = []int32{
-	2, // 0: quern.store.v1.OnceRecord.refusal:type_name -> quern.store.v1.Refusal
-	4, // 1: quern.store.v1.SessionRecord.results:type_name -> quern.store.v1.SessionResult
-	4, // 2: quern.store.v1.SessionRecord.waits:type_name -> quern.store.v1.SessionResult
-	2, // 3: quern.store.v1.SessionResult.refusal:type_name -> quern.store.v1.Refusal
-	6, // 4: quern.store.v1.LockState.holders:type_name -> quern.store.v1.LockHolderState
-	7, // 5: quern.store.v1.LockState.queue:type_name -> quern.store.v1.LockWaiterState
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	2,  // 0: quern.store.v1.OnceRecord.refusal:type_name -> quern.store.v1.Refusal
+	4,  // 1: quern.store.v1.SessionRecord.results:type_name -> quern.store.v1.SessionResult
+	4,  // 2: quern.store.v1.SessionRecord.waits:type_name -> quern.store.v1.SessionResult
+	2,  // 3: quern.store.v1.SessionResult.refusal:type_name -> quern.store.v1.Refusal
+	6,  // 4: quern.store.v1.LockState.holders:type_name -> quern.store.v1.LockHolderState
+	7,  // 5: quern.store.v1.LockState.queue:type_name -> quern.store.v1.LockWaiterState
+	10, // 6: quern.store.v1.GuardRecord.marks:type_name -> quern.store.v1.GuardMark
+	7,  // [7:7] is the sub-list for method output_type
+	7,  // [7:7] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_quern_store_v1_records_proto_init() }
@@ -795,7 +914,7 @@ func file_quern_store_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quern_store_v1_records_proto_rawDesc), len(file_quern_store_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,59 @@
+package handles
+
+import (
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
+)
+
+// Guard names the lock under which something is written, and the fencing token
+// that its holder was given. A key that was written under a guard remembers the
+// highest token of that lock; a write under a lower one is refused with
+// FENCED_TOKEN, so that a holder that has lost the lock without knowing can do
+// no harm. The lock may be of any shard: it is not asked.
+//
+// A key remembers 16 locks; one that it was not written under for 7 days gives
+// way to another. Where there is none the write is refused with OVERLOADED.
+type Guard struct {
+	// Lock is the lock's key.
+	Lock string
+	// Token is the fencing token; 0 is refused.
+	Token uint64
+}
+
+// message is the guard on the wire; nil for none.
+func (g *Guard) message() *quernv1.Guard {
+	if g == nil {
+		return nil
+	}
+	return &quernv1.Guard{Lock: g.Lock, Token: g.Token}
+}
+
+// Guard returns the guard of an operation's request, nil where it has none.
+func (op *Operation) Guard() *Guard {
+	if !op.Method.Write {
+		return nil
+	}
+	q, ok := op.Request.(interface{ GetGuard() *quernv1.Guard })
+	if !ok {
+		return nil
+	}
+	m := q.GetGuard()
+	if m == nil {
+		return nil
+	}
+	return &Guard{Lock: m.GetLock(), Token: m.GetToken()}
+}
+
+// Guarded returns a handle whose writes carry a guard.
+func (c Counter) Guarded(g Guard) Counter {
+	c.guard = &g
+	return c
+}
+
+// Guarded returns a handle whose writes carry a guard.
+func (m MapEntry) Guarded(g Guard) MapEntry {
+	m.guard = &g
+	return m
+}
+
+// Guard returns the guard of what is written under this lease.
+func (l *Lease) Guard() Guard { return Guard{Lock: l.lock.Key(), Token: l.Token()} }
