@@ -19,13 +19,19 @@ type remote struct {
 
 // call connects and runs f, both within the timeout.
 func (r *remote) call(ctx context.Context, a *app, f func(context.Context, connection) error) error {
+	// One operation is not worth a session.
+	return r.within(ctx, a, 0, client.Options{Unary: true}, f)
+}
+
+// within is call for what may wait longer than the timeout, and by a client of
+// the caller's choice.
+func (r *remote) within(ctx context.Context, a *app, wait time.Duration, o client.Options, f func(context.Context, connection) error) error {
 	if r.Timeout <= 0 {
 		return usagef("--timeout %v: must be more than 0", r.Timeout)
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, r.Timeout+wait)
 	defer cancel()
-	// One operation is not worth a session.
-	c, err := a.connect(ctx, "--addr", r.Addr, client.Options{Unary: true})
+	c, err := a.connect(ctx, "--addr", r.Addr, o)
 	if err != nil {
 		return err
 	}

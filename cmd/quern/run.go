@@ -20,6 +20,7 @@ import (
 type commands struct {
 	Serve   serveCommand    `cmd:"" help:"Run one node."`
 	Counter counterCommands `cmd:"" help:"Work on counters."`
+	Lock    lockCommands    `cmd:"" help:"Work on locks, and run programs under them."`
 	Map     mapCommands     `cmd:"" help:"Work on entries of the distributed map."`
 	Lock    lockCommands    `cmd:"" help:"Work on locks."`
 	Cluster clusterCommands `cmd:"" help:"Ask who is there and who owns what."`
