@@ -39,6 +39,7 @@ type Lease struct {
 
 	mu struct {
 		sync.Mutex
+		until    time.Time
 		over     bool  // lost is closed
 		err      error // why it was lost
 		released bool
@@ -53,7 +54,8 @@ func newLease(ctx context.Context, lock Lock, g LockGrant, started time.Time) *L
 		lock: lock, token: g.Token, owner: g.Owner, ttl: g.TTL,
 		stop: cancel, lost: make(chan struct{}), ended: make(chan struct{}),
 	}
-	go l.keep(ctx, started)
+	trusted := l.trust(started)
+	go l.keep(ctx, started, trusted)
 	return l
 }
 
@@ -69,6 +71,15 @@ func (l *Lease) Owner() string { return l.owner }
 // was taken away, or Release was called. A forced release is the exception: it
 // is noticed by the next renewal only.
 func (l *Lease) Lost() <-chan struct{} { return l.lost }
+
+// Until returns when the lease will be lost unless it is renewed before. Every
+// renewal moves it on. Work that cannot be stopped at once begins to stop
+// before it.
+func (l *Lease) Until() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.until
+}
 
 // Err says why the lease was lost: a *failure.Error, with the reason NOT_HOLDER
 // where the node said so. It is nil while the lease is held, and where it was
@@ -137,13 +148,12 @@ type renewal struct {
 
 // keep renews the lease until ctx ends or trust does. Attempts run beside it,
 // so that one that hangs does not hold up the end of trust.
-func (l *Lease) keep(ctx context.Context, started time.Time) {
+func (l *Lease) keep(ctx context.Context, started, trusted time.Time) {
 	defer close(l.ended)
 	var attempts sync.WaitGroup
 	defer attempts.Wait()
 	defer l.stop()
 
-	trusted := l.trust(started)
 	end := time.NewTimer(time.Until(trusted))
 	defer end.Stop()
 	next := time.NewTimer(time.Until(started.Add(jitter(l.ttl / 3))))
@@ -183,9 +193,14 @@ func (l *Lease) outOfTime(last error) error {
 	return failure.Wrap(last, failure.OutcomeUnknown, "the lease of %v was not renewed in time; the last try: %v", l.ttl, last)
 }
 
-// trust is until when a lease counts whose last proof was begun at started.
+// trust notes and returns until when a lease counts whose last proof was begun
+// at started.
 func (l *Lease) trust(started time.Time) time.Time {
-	return started.Add(l.ttl - min(l.ttl/10, maxLeaseMargin))
+	until := started.Add(l.ttl - min(l.ttl/10, maxLeaseMargin))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.until = until
+	return until
 }
 
 // renew makes one attempt.

@@ -42,6 +42,17 @@ func usagef(format string, args ...any) error {
 	return &usageError{err: fmt.Errorf(format, args...)}
 }
 
+// exitError is a failure with an exit code of its own. err is nil where
+// somebody else has said what failed.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit code %d: %v", e.code, e.err) }
+
+func (e *exitError) Unwrap() error { return e.err }
+
 // nodeError is a failure of the node that this process runs: exit code 1, since
 // it is no operation whose outcome could be unknown.
 type nodeError struct{ err error }
@@ -64,6 +75,13 @@ type report struct {
 func (a *app) fail(err error, asJSON bool) int {
 	if errors.Is(err, errSaid) {
 		return exitFailed
+	}
+	if e := (*exitError)(nil); errors.As(err, &e) {
+		if e.err != nil {
+			r, _ := classify(e.err)
+			fmt.Fprintln(a.stderr, "quern:", text(e.err, r))
+		}
+		return e.code
 	}
 	r, code := classify(err)
 	if asJSON {

@@ -14,6 +14,7 @@ import (
 )
 
 type lockCommands struct {
+	Run          lockRunCommand     `cmd:"" help:"Run a program while holding a lock."`
 	Acquire      lockAcquireCommand `cmd:"" help:"Take a lock for an owner and print its fencing token; exits 1 where it was not had."`
 	Renew        lockRenewCommand   `cmd:"" help:"Start a lease anew."`
 	Release      lockReleaseCommand `cmd:"" help:"Give a lock back, or leave its queue."`

@@ -26,6 +26,9 @@ func TestMain(m *testing.M) {
 		_ = os.Unsetenv(asProgram) // it would count as unknown
 		main()
 	}
+	if role := os.Getenv(asChild); role != "" {
+		os.Exit(childMain(role))
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/alecthomas/kong"
 
@@ -35,6 +36,7 @@ type app struct {
 	dial           func(ctx context.Context, addr string, o client.Options) (connection, error)
 	open           func(ctx context.Context, cfg quern.Config) (node, error)
 	helper         func(args []string) (bench.Helper, error)
+	dashes         bool // the command line has a "--"
 }
 
 // connection is a network client.
@@ -109,6 +111,7 @@ func (a *app) execute(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
+	a.dashes = slices.Contains(args, "--")
 	args = arrange(parser.Model.Node, args)
 	if err := file.load(parser.Model.Node, args, os.LookupEnv); err != nil {
 		return err

@@ -1,0 +1,37 @@
+//go:build linux || darwin || freebsd || netbsd || openbsd || dragonfly
+
+package job
+
+import (
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// terminalFD is where a terminal is looked for: standard input.
+const terminalFD = 0
+
+// inForeground reports whether standard input is a terminal, and this process in
+// its foreground.
+func inForeground() bool {
+	group, err := unix.IoctlGetInt(terminalFD, unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// takeTerminal puts this process' group into the foreground.
+func takeTerminal() {
+	// Who does so from the background is stopped, unless it ignores that. The
+	// program was started before: it inherits nothing of this.
+	signal.Ignore(syscall.SIGTTOU)
+	defer signal.Reset(syscall.SIGTTOU)
+	giveTerminal(unix.Getpgrp())
+}
+
+// giveTerminal puts a group into the foreground. Where that fails, the terminal
+// is gone.
+func giveTerminal(group int) {
+	_ = unix.IoctlSetPointerInt(terminalFD, unix.TIOCSPGRP, group)
+}
+
+func getsid() (int, error) { return unix.Getsid(0) } //nolint:wrapcheck // only whether it failed matters
