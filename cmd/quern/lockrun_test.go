@@ -89,6 +89,7 @@ func stamp(files []string) int {
 type under struct {
 	*process
 	out *bufio.Scanner
+	far *os.File // the program's end of out, where that is no pipe of exec's
 }
 
 func lockRun(t *testing.T, addr, role string, flags string, args ...string) *under {
@@ -101,7 +102,7 @@ func lockRun(t *testing.T, addr, role string, flags string, args ...string) *und
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &under{p, bufio.NewScanner(pipe)}
+	return &under{p, bufio.NewScanner(pipe), nil}
 }
 
 func (u *under) begin(t *testing.T) *under {
@@ -109,6 +110,7 @@ func (u *under) begin(t *testing.T) *under {
 	if err := u.Start(); err != nil {
 		t.Fatal(err)
 	}
+	_ = u.far.Close() // so that its end is seen; nil where there is none
 	u.line(t, "ready")
 	return u
 }

@@ -7,7 +7,7 @@
 // group (setsid, the jobs of an interactive shell) is out of reach.
 //
 // Where this process is in the foreground of the terminal on its standard
-// input, the group takes that place: it reads the terminal and gets its signals,
+// input, and not in a pipe, the group takes that place: it reads the terminal and gets its signals,
 // and this process does not get them a second time. When the program stops, the
 // caller is told, and can stop as well, as the shell that waits for it expects.
 //

@@ -29,7 +29,7 @@ type Job struct {
 // Start runs a program with this process' standard files. args has its name
 // first; env is all of its environment.
 func Start(path string, args, env []string) (*Job, error) {
-	j := &Job{terminal: inForeground(), stopped: make(chan struct{}, 1), ended: make(chan struct{})}
+	j := &Job{terminal: inForeground() && !inPipe(), stopped: make(chan struct{}, 1), ended: make(chan struct{})}
 	started := make(chan error)
 	go j.run(path, args, env, started)
 	if err := <-started; err != nil {
@@ -133,13 +133,15 @@ func (j *Job) Pass(s os.Signal) {
 		to = j.group
 	}
 	_ = syscall.Kill(to, n) // gone already is as good
+	if Ends(s) {
+		j.resume() // who is stopped hears nothing
+	}
 }
 
+func (j *Job) resume() { _ = syscall.Kill(-j.group, syscall.SIGCONT) }
+
 // Terminate asks all of the group to end.
-func (j *Job) Terminate() {
-	j.Pass(syscall.SIGTERM)
-	_ = syscall.Kill(-j.group, syscall.SIGCONT) // a process that is stopped hears nothing
-}
+func (j *Job) Terminate() { j.Pass(syscall.SIGTERM) }
 
 // Kill ends all of the group.
 func (j *Job) Kill() { j.Pass(syscall.SIGKILL) }
@@ -167,7 +169,7 @@ func (j *Job) Resume() {
 	if inForeground() {
 		giveTerminal(j.group)
 	}
-	_ = syscall.Kill(-j.group, syscall.SIGCONT)
+	j.resume()
 }
 
 // Signals are those to pass on. One that this process was told to ignore stays

@@ -3,6 +3,7 @@
 package job
 
 import (
+	"os"
 	"os/signal"
 	"syscall"
 
@@ -17,6 +18,18 @@ const terminalFD = 0
 func inForeground() bool {
 	group, err := unix.IoctlGetInt(terminalFD, unix.TIOCGPGRP)
 	return err == nil && group == unix.Getpgrp()
+}
+
+// inPipe reports whether somebody reads or writes the other end of one of the
+// standard files. He is of this process' group, and perhaps at the terminal
+// himself: a pager.
+func inPipe() bool {
+	for _, f := range []*os.File{os.Stdin, os.Stdout} {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeNamedPipe != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // takeTerminal puts this process' group into the foreground.
