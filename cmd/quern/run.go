@@ -23,7 +23,6 @@ type commands struct {
 	Counter counterCommands `cmd:"" help:"Work on counters."`
 	Lock    lockCommands    `cmd:"" help:"Work on locks, and run programs under them."`
 	Map     mapCommands     `cmd:"" help:"Work on entries of the distributed map."`
-	Lock    lockCommands    `cmd:"" help:"Work on locks."`
 	Cluster clusterCommands `cmd:"" help:"Ask who is there and who owns what."`
 	Bench   benchCommands   `cmd:"" help:"Measure a node, and check it while doing so."`
 	Version versionCommand  `cmd:"" help:"Say which version this is."`
