@@ -507,7 +507,7 @@ func slowReader(t *testing.T, name string, store actors.Store) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := begin(func() (int64, error) {
 		return 0, r.Watch(ctx, r.shardOf("a"), "map", "a", 0, func(e *handles.Event) error {
-			reading <- e.Message().(*quernv1.MapServiceWatchResponse).GetEvent().GetVersion() //nolint:forcetypeassert // entries are watched
+			reading <- e.Message().(*quernv1.MapServiceWatchResponse).GetEvent().GetVersion() //nolint:errcheck,forcetypeassert // entries are watched
 			<-goOn
 			return nil
 		})
