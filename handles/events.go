@@ -30,6 +30,14 @@ var (
 	}
 )
 
+// LockHolding is the method that holds a lock for as long as its call lasts. It is
+// a node's own: over the network a [Lease] of the client does the same.
+var LockHolding = &WatchMethod{
+	Method:  lockMethod("Hold", true),
+	Request: func(key string) proto.Message { return &quernv1.LockServiceHoldRequest{Key: key} },
+	Message: func() WatchMessage { return new(quernv1.LockServiceHoldResponse) },
+}
+
 // CounterEvent is a counter as a watch saw it.
 type CounterEvent struct {
 	Place

@@ -66,6 +66,9 @@ func (l *Lease) Token() uint64 { return l.token }
 // Owner returns who holds the lock.
 func (l *Lease) Owner() string { return l.owner }
 
+// TTL returns how long the lock stays taken after the last renewal.
+func (l *Lease) TTL() time.Duration { return l.ttl }
+
 // Lost returns a channel that is closed when the lock must be used no more,
 // before it can be another's: the renewals did not succeed in time, the hold
 // was taken away, or Release was called. A forced release is the exception: it

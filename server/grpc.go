@@ -108,7 +108,9 @@ func registerLocks(g *grpc.Server, s *locks) {
 		grpcMethod("ForceRelease", s.ForceRelease),
 		grpcMethod("Get", s.Get),
 	}
-	desc.Streams = []grpc.StreamDesc{grpcWatch[quernv1.LockServiceWatchRequest](s.watch)}
+	desc.Streams = []grpc.StreamDesc{
+		grpcWatch[quernv1.LockServiceWatchRequest](s.watch), grpcWatch[quernv1.LockServiceHoldRequest](s.hold),
+	}
 	g.RegisterService(&desc, s)
 }
 

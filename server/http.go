@@ -74,6 +74,7 @@ func (s *Server) routes() http.Handler {
 	path, handler = quernv1connect.NewLockServiceHandler(connectLocks{locks}, options...)
 	mux.Handle(path, handler)
 	serveWatch(mux, locks.watch, handler)
+	serveWatch(mux, locks.hold, handler)
 	mux.Handle(quernv1connect.NewTransactionServiceHandler(newTransactions(on), options...))
 	mux.Handle(quernv1connect.NewClusterServiceHandler(newClusters(on), options...))
 	mux.HandleFunc("GET /metrics", s.serveMetrics)

@@ -133,7 +133,7 @@ func (s *entries) CompareAndSwap(ctx context.Context, in *quernv1.MapServiceComp
 type locks struct {
 	quernv1.UnimplementedLockServiceServer
 	acquire, renew, release, forceRelease, get *caller
-	watch                                      *watchCaller
+	watch, hold                                *watchCaller
 }
 
 func newLocks(on func(*handles.Method) *caller) *locks {
@@ -144,6 +144,7 @@ func newLocks(on func(*handles.Method) *caller) *locks {
 		forceRelease: on(handles.LockForceRelease),
 		get:          on(handles.LockGet),
 		watch:        watching(on, handles.LockWatch),
+		hold:         &watchCaller{on(handles.LockHolding.Method), handles.LockHolding, serveHold},
 	}
 }
 

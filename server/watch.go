@@ -104,18 +104,21 @@ type watchCaller struct {
 	*caller
 
 	method *handles.WatchMethod
+	// serve does the work of an admitted call.
+	serve func(ctx context.Context, b Backend, c *watchCaller, in keyedMessage, to sink) error
 }
 
 func watching(on func(*handles.Method) *caller, m *handles.WatchMethod) *watchCaller {
-	return &watchCaller{on(m.Method), m}
+	return &watchCaller{on(m.Method), m, serveEvents}
 }
 
 // sendError is a failure of the transport, which the client does not hear of.
 type sendError struct{ error }
 
-// watch sends the events of a key until the client leaves, the backend ends the
-// watch or the server stops. conn is the address of the client's connection.
-func (c *watchCaller) watch(ctx context.Context, conn, key string, to sink) error {
+// watch sends what there is to tell of a key until the client leaves, the
+// backend ends the watch or the server stops. conn is the address of the client's
+// connection.
+func (c *watchCaller) watch(ctx context.Context, conn string, in keyedMessage, to sink) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	open := &openWatch{conn: conn, end: cancel}
@@ -124,8 +127,14 @@ func (c *watchCaller) watch(ctx context.Context, conn, key string, to sink) erro
 		return c.face.fail(ctx, refused)
 	}
 	defer c.watches.leave(open)
+	err := c.guarded(ctx, workFunc(func(ctx context.Context, b Backend) error { return c.serve(ctx, b, c, in, to) }))
+	return c.ended(ctx, err)
+}
+
+// serveEvents sends the events of a key.
+func serveEvents(ctx context.Context, b Backend, c *watchCaller, in keyedMessage, to sink) error {
 	told := false
-	w := &handles.Watch{Method: c.method, Key: key, Idle: c.heartbeat}
+	w := &handles.Watch{Method: c.method, Key: in.GetKey(), Idle: c.heartbeat}
 	tell := func() {
 		if !told && w.Origin.Node != "" {
 			c.face.answered(ctx, w.Origin)
@@ -139,11 +148,9 @@ func (c *watchCaller) watch(ctx context.Context, conn, key string, to sink) erro
 		}
 		return nil
 	}
-	err := c.guarded(ctx, workFunc(func(ctx context.Context, b Backend) error {
-		return b.Watch(ctx, w) //nolint:wrapcheck // mapped below
-	}))
+	err := b.Watch(ctx, w)
 	tell()
-	return c.ended(ctx, err)
+	return err //nolint:wrapcheck // mapped by its caller
 }
 
 // ended counts the end of a watch and says it in the transport's form.

@@ -30,7 +30,7 @@ func grpcWatch[Q any, PQ interface {
 			if p, ok := peer.FromContext(stream.Context()); ok {
 				conn = p.Addr.String()
 			}
-			return c.watch(stream.Context(), conn, message.GetKey(), grpcSink{stream})
+			return c.watch(stream.Context(), conn, message, grpcSink{stream})
 		},
 	}
 }

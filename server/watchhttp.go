@@ -44,8 +44,13 @@ func (s connectLocks) Watch(ctx context.Context, in *quernv1.LockServiceWatchReq
 	return s.watch.connect(ctx, in, out.Conn())
 }
 
-func (c *watchCaller) connect(ctx context.Context, in keyed, out connect.StreamingHandlerConn) error {
-	return c.watch(ctx, out.Peer().Addr, in.GetKey(), connectSink{out})
+// Hold implements quernv1connect.LockServiceHandler.
+func (s connectLocks) Hold(ctx context.Context, in *quernv1.LockServiceHoldRequest, out *connect.ServerStream[quernv1.LockServiceHoldResponse]) error {
+	return s.hold.connect(ctx, in, out.Conn())
+}
+
+func (c *watchCaller) connect(ctx context.Context, in keyedMessage, out connect.StreamingHandlerConn) error {
+	return c.watch(ctx, out.Peer().Addr, in, connectSink{out})
 }
 
 // connectSink is the stream of a watch over Connect and gRPC-Web.
@@ -76,13 +81,9 @@ func serveWatch(mux *http.ServeMux, c *watchCaller, next http.Handler) {
 		}
 		lines := &lineSink{w: w, r: r}
 		if err == nil {
-			key := ""
-			if k, ok := in.(keyed); ok {
-				key = k.GetKey()
-			}
-			line := *c.caller
+			line, request := *c.caller, in.(keyedMessage) //nolint:errcheck,forcetypeassert // every such request has a key
 			line.face = lines
-			err = (&watchCaller{&line, c.method}).watch(r.Context(), r.RemoteAddr, key, lines)
+			err = (&watchCaller{&line, c.method, c.serve}).watch(r.Context(), r.RemoteAddr, request, lines)
 		}
 		lines.end(err)
 	})

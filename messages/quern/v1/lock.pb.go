@@ -212,6 +212,173 @@ func (x *LockServiceAcquireResponse) GetPosition() uint32 {
 	return 0
 }
 
+type LockServiceHoldRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// As of an Acquire; empty is a fresh one.
+	Owner string `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
+	// How long the lock stays taken when the node is lost; absent is 30 s.
+	Ttl *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// How long to wait for the lock; absent is as long as the call lasts, 0 does
+	// not wait.
+	Wait          *durationpb.Duration `protobuf:"bytes,6,opt,name=wait,proto3" json:"wait,omitempty"`
+	Shared        bool                 `protobuf:"varint,7,opt,name=shared,proto3" json:"shared,omitempty"`
+	Permits       uint32               `protobuf:"varint,8,opt,name=permits,proto3" json:"permits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockServiceHoldRequest) Reset() {
+	*x = LockServiceHoldRequest{}
+	mi := &file_quern_v1_lock_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockServiceHoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockServiceHoldRequest) ProtoMessage() {}
+
+func (x *LockServiceHoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_lock_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockServiceHoldRequest.ProtoReflect.Descriptor instead.
+func (*LockServiceHoldRequest) Descriptor() ([]byte, []int) {
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *LockServiceHoldRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *LockServiceHoldRequest) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *LockServiceHoldRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+func (x *LockServiceHoldRequest) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+func (x *LockServiceHoldRequest) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+func (x *LockServiceHoldRequest) GetPermits() uint32 {
+	if x != nil {
+		return x.Permits
+	}
+	return 0
+}
+
+type LockServiceHoldResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ownership under which the lock was granted.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Counts the messages of the call, from 1 on.
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// The fencing token.
+	Token         uint64               `protobuf:"varint,3,opt,name=token,proto3" json:"token,omitempty"`
+	Owner         string               `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
+	Ttl           *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockServiceHoldResponse) Reset() {
+	*x = LockServiceHoldResponse{}
+	mi := &file_quern_v1_lock_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockServiceHoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockServiceHoldResponse) ProtoMessage() {}
+
+func (x *LockServiceHoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_lock_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockServiceHoldResponse.ProtoReflect.Descriptor instead.
+func (*LockServiceHoldResponse) Descriptor() ([]byte, []int) {
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LockServiceHoldResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *LockServiceHoldResponse) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *LockServiceHoldResponse) GetToken() uint64 {
+	if x != nil {
+		return x.Token
+	}
+	return 0
+}
+
+func (x *LockServiceHoldResponse) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *LockServiceHoldResponse) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
 type LockServiceRenewRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -225,7 +392,7 @@ type LockServiceRenewRequest struct {
 
 func (x *LockServiceRenewRequest) Reset() {
 	*x = LockServiceRenewRequest{}
-	mi := &file_quern_v1_lock_proto_msgTypes[2]
+	mi := &file_quern_v1_lock_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -237,7 +404,7 @@ func (x *LockServiceRenewRequest) String() string {
 func (*LockServiceRenewRequest) ProtoMessage() {}
 
 func (x *LockServiceRenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[2]
+	mi := &file_quern_v1_lock_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -250,7 +417,7 @@ func (x *LockServiceRenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockServiceRenewRequest.ProtoReflect.Descriptor instead.
 func (*LockServiceRenewRequest) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{2}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LockServiceRenewRequest) GetKey() string {
@@ -293,7 +460,7 @@ type LockServiceRenewResponse struct {
 
 func (x *LockServiceRenewResponse) Reset() {
 	*x = LockServiceRenewResponse{}
-	mi := &file_quern_v1_lock_proto_msgTypes[3]
+	mi := &file_quern_v1_lock_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -305,7 +472,7 @@ func (x *LockServiceRenewResponse) String() string {
 func (*LockServiceRenewResponse) ProtoMessage() {}
 
 func (x *LockServiceRenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[3]
+	mi := &file_quern_v1_lock_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -318,7 +485,7 @@ func (x *LockServiceRenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockServiceRenewResponse.ProtoReflect.Descriptor instead.
 func (*LockServiceRenewResponse) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{3}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LockServiceRenewResponse) GetToken() uint64 {
@@ -364,7 +531,7 @@ type LockServiceReleaseRequest struct {
 
 func (x *LockServiceReleaseRequest) Reset() {
 	*x = LockServiceReleaseRequest{}
-	mi := &file_quern_v1_lock_proto_msgTypes[4]
+	mi := &file_quern_v1_lock_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -376,7 +543,7 @@ func (x *LockServiceReleaseRequest) String() string {
 func (*LockServiceReleaseRequest) ProtoMessage() {}
 
 func (x *LockServiceReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[4]
+	mi := &file_quern_v1_lock_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -389,7 +556,7 @@ func (x *LockServiceReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockServiceReleaseRequest.ProtoReflect.Descriptor instead.
 func (*LockServiceReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{4}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LockServiceReleaseRequest) GetKey() string {
@@ -430,7 +597,7 @@ type LockServiceReleaseResponse struct {
 
 func (x *LockServiceReleaseResponse) Reset() {
 	*x = LockServiceReleaseResponse{}
-	mi := &file_quern_v1_lock_proto_msgTypes[5]
+	mi := &file_quern_v1_lock_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +609,7 @@ func (x *LockServiceReleaseResponse) String() string {
 func (*LockServiceReleaseResponse) ProtoMessage() {}
 
 func (x *LockServiceReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[5]
+	mi := &file_quern_v1_lock_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +622,7 @@ func (x *LockServiceReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockServiceReleaseResponse.ProtoReflect.Descriptor instead.
 func (*LockServiceReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{5}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LockServiceReleaseResponse) GetOwner() string {
@@ -484,7 +651,7 @@ type LockServiceForceReleaseRequest struct {
 
 func (x *LockServiceForceReleaseRequest) Reset() {
 	*x = LockServiceForceReleaseRequest{}
-	mi := &file_quern_v1_lock_proto_msgTypes[6]
+	mi := &file_quern_v1_lock_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +663,7 @@ func (x *LockServiceForceReleaseRequest) String() string {
 func (*LockServiceForceReleaseRequest) ProtoMessage() {}
 
 func (x *LockServiceForceReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[6]
+	mi := &file_quern_v1_lock_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +676,7 @@ func (x *LockServiceForceReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockServiceForceReleaseRequest.ProtoReflect.Descriptor instead.
 func (*LockServiceForceReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{6}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LockServiceForceReleaseRequest) GetKey() string {
@@ -547,7 +714,7 @@ type LockServiceForceReleaseResponse struct {
 
 func (x *LockServiceForceReleaseResponse) Reset() {
 	*x = LockServiceForceReleaseResponse{}
-	mi := &file_quern_v1_lock_proto_msgTypes[7]
+	mi := &file_quern_v1_lock_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +726,7 @@ func (x *LockServiceForceReleaseResponse) String() string {
 func (*LockServiceForceReleaseResponse) ProtoMessage() {}
 
 func (x *LockServiceForceReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[7]
+	mi := &file_quern_v1_lock_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +739,7 @@ func (x *LockServiceForceReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockServiceForceReleaseResponse.ProtoReflect.Descriptor instead.
 func (*LockServiceForceReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{7}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LockServiceForceReleaseResponse) GetReleased() uint32 {
@@ -605,7 +772,7 @@ type LockServiceGetRequest struct {
 
 func (x *LockServiceGetRequest) Reset() {
 	*x = LockServiceGetRequest{}
-	mi := &file_quern_v1_lock_proto_msgTypes[8]
+	mi := &file_quern_v1_lock_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +784,7 @@ func (x *LockServiceGetRequest) String() string {
 func (*LockServiceGetRequest) ProtoMessage() {}
 
 func (x *LockServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[8]
+	mi := &file_quern_v1_lock_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +797,7 @@ func (x *LockServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*LockServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{8}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LockServiceGetRequest) GetKey() string {
@@ -659,7 +826,7 @@ type LockServiceGetResponse struct {
 
 func (x *LockServiceGetResponse) Reset() {
 	*x = LockServiceGetResponse{}
-	mi := &file_quern_v1_lock_proto_msgTypes[9]
+	mi := &file_quern_v1_lock_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +838,7 @@ func (x *LockServiceGetResponse) String() string {
 func (*LockServiceGetResponse) ProtoMessage() {}
 
 func (x *LockServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[9]
+	mi := &file_quern_v1_lock_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +851,7 @@ func (x *LockServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*LockServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{9}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LockServiceGetResponse) GetHeld() bool {
@@ -746,7 +913,7 @@ type LockHolder struct {
 
 func (x *LockHolder) Reset() {
 	*x = LockHolder{}
-	mi := &file_quern_v1_lock_proto_msgTypes[10]
+	mi := &file_quern_v1_lock_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +925,7 @@ func (x *LockHolder) String() string {
 func (*LockHolder) ProtoMessage() {}
 
 func (x *LockHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[10]
+	mi := &file_quern_v1_lock_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +938,7 @@ func (x *LockHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockHolder.ProtoReflect.Descriptor instead.
 func (*LockHolder) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{10}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LockHolder) GetOwner() string {
@@ -822,7 +989,7 @@ type LockWaiter struct {
 
 func (x *LockWaiter) Reset() {
 	*x = LockWaiter{}
-	mi := &file_quern_v1_lock_proto_msgTypes[11]
+	mi := &file_quern_v1_lock_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -834,7 +1001,7 @@ func (x *LockWaiter) String() string {
 func (*LockWaiter) ProtoMessage() {}
 
 func (x *LockWaiter) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[11]
+	mi := &file_quern_v1_lock_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -847,7 +1014,7 @@ func (x *LockWaiter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockWaiter.ProtoReflect.Descriptor instead.
 func (*LockWaiter) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{11}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LockWaiter) GetOwner() string {
@@ -880,7 +1047,7 @@ type LockServiceWatchRequest struct {
 
 func (x *LockServiceWatchRequest) Reset() {
 	*x = LockServiceWatchRequest{}
-	mi := &file_quern_v1_lock_proto_msgTypes[12]
+	mi := &file_quern_v1_lock_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -892,7 +1059,7 @@ func (x *LockServiceWatchRequest) String() string {
 func (*LockServiceWatchRequest) ProtoMessage() {}
 
 func (x *LockServiceWatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[12]
+	mi := &file_quern_v1_lock_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -905,7 +1072,7 @@ func (x *LockServiceWatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockServiceWatchRequest.ProtoReflect.Descriptor instead.
 func (*LockServiceWatchRequest) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{12}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LockServiceWatchRequest) GetKey() string {
@@ -929,7 +1096,7 @@ type LockServiceWatchResponse struct {
 
 func (x *LockServiceWatchResponse) Reset() {
 	*x = LockServiceWatchResponse{}
-	mi := &file_quern_v1_lock_proto_msgTypes[13]
+	mi := &file_quern_v1_lock_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1108,7 @@ func (x *LockServiceWatchResponse) String() string {
 func (*LockServiceWatchResponse) ProtoMessage() {}
 
 func (x *LockServiceWatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[13]
+	mi := &file_quern_v1_lock_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1121,7 @@ func (x *LockServiceWatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockServiceWatchResponse.ProtoReflect.Descriptor instead.
 func (*LockServiceWatchResponse) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{13}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LockServiceWatchResponse) GetEpoch() uint64 {
@@ -997,7 +1164,7 @@ type LockEvent struct {
 
 func (x *LockEvent) Reset() {
 	*x = LockEvent{}
-	mi := &file_quern_v1_lock_proto_msgTypes[14]
+	mi := &file_quern_v1_lock_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1176,7 @@ func (x *LockEvent) String() string {
 func (*LockEvent) ProtoMessage() {}
 
 func (x *LockEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_lock_proto_msgTypes[14]
+	mi := &file_quern_v1_lock_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1189,7 @@ func (x *LockEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockEvent.ProtoReflect.Descriptor instead.
 func (*LockEvent) Descriptor() ([]byte, []int) {
-	return file_quern_v1_lock_proto_rawDescGZIP(), []int{14}
+	return file_quern_v1_lock_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LockEvent) GetHeld() bool {
@@ -1079,7 +1246,20 @@ const file_quern_v1_lock_proto_rawDesc = "" +
 	"\x05owner\x18\x03 \x01(\tR\x05owner\x12+\n" +
 	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x18\n" +
 	"\awaiters\x18\x05 \x01(\rR\awaiters\x12\x1a\n" +
-	"\bposition\x18\x06 \x01(\rR\bposition\"\x97\x01\n" +
+	"\bposition\x18\x06 \x01(\rR\bposition\"\xce\x01\n" +
+	"\x16LockServiceHoldRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05owner\x18\x04 \x01(\tR\x05owner\x12+\n" +
+	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12-\n" +
+	"\x04wait\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x16\n" +
+	"\x06shared\x18\a \x01(\bR\x06shared\x12\x18\n" +
+	"\apermits\x18\b \x01(\rR\apermits\"\xa4\x01\n" +
+	"\x17LockServiceHoldResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05token\x18\x03 \x01(\x04R\x05token\x12\x14\n" +
+	"\x05owner\x18\x04 \x01(\tR\x05owner\x12+\n" +
+	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\x97\x01\n" +
 	"\x17LockServiceRenewRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
 	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x14\n" +
@@ -1138,13 +1318,14 @@ const file_quern_v1_lock_proto_rawDesc = "" +
 	"\apermits\x18\x02 \x01(\rR\apermits\x12\x14\n" +
 	"\x05holds\x18\x03 \x01(\rR\x05holds\x12\x18\n" +
 	"\awaiters\x18\x04 \x01(\rR\awaiters\x12.\n" +
-	"\aholders\x18\x05 \x03(\v2\x14.quern.v1.LockHolderR\aholders2\x8a\x04\n" +
+	"\aholders\x18\x05 \x03(\v2\x14.quern.v1.LockHolderR\aholders2\xd9\x04\n" +
 	"\vLockService\x12T\n" +
 	"\aAcquire\x12#.quern.v1.LockServiceAcquireRequest\x1a$.quern.v1.LockServiceAcquireResponse\x12N\n" +
 	"\x05Renew\x12!.quern.v1.LockServiceRenewRequest\x1a\".quern.v1.LockServiceRenewResponse\x12T\n" +
 	"\aRelease\x12#.quern.v1.LockServiceReleaseRequest\x1a$.quern.v1.LockServiceReleaseResponse\x12c\n" +
 	"\fForceRelease\x12(.quern.v1.LockServiceForceReleaseRequest\x1a).quern.v1.LockServiceForceReleaseResponse\x12H\n" +
-	"\x03Get\x12\x1f.quern.v1.LockServiceGetRequest\x1a .quern.v1.LockServiceGetResponse\x12P\n" +
+	"\x03Get\x12\x1f.quern.v1.LockServiceGetRequest\x1a .quern.v1.LockServiceGetResponse\x12M\n" +
+	"\x04Hold\x12 .quern.v1.LockServiceHoldRequest\x1a!.quern.v1.LockServiceHoldResponse0\x01\x12P\n" +
 	"\x05Watch\x12!.quern.v1.LockServiceWatchRequest\x1a\".quern.v1.LockServiceWatchResponse0\x01B5Z3github.com/quern-io/quern/messages/quern/v1;quernv1b\x06proto3"
 
 var (
@@ -1159,54 +1340,61 @@ func file_quern_v1_lock_proto_rawDescGZIP() []byte {
 	return file_quern_v1_lock_proto_rawDescData
 }
 
-var file_quern_v1_lock_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_quern_v1_lock_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_quern_v1_lock_proto_goTypes = []any{
 	(*LockServiceAcquireRequest)(nil),       // 0: quern.v1.LockServiceAcquireRequest
 	(*LockServiceAcquireResponse)(nil),      // 1: quern.v1.LockServiceAcquireResponse
-	(*LockServiceRenewRequest)(nil),         // 2: quern.v1.LockServiceRenewRequest
-	(*LockServiceRenewResponse)(nil),        // 3: quern.v1.LockServiceRenewResponse
-	(*LockServiceReleaseRequest)(nil),       // 4: quern.v1.LockServiceReleaseRequest
-	(*LockServiceReleaseResponse)(nil),      // 5: quern.v1.LockServiceReleaseResponse
-	(*LockServiceForceReleaseRequest)(nil),  // 6: quern.v1.LockServiceForceReleaseRequest
-	(*LockServiceForceReleaseResponse)(nil), // 7: quern.v1.LockServiceForceReleaseResponse
-	(*LockServiceGetRequest)(nil),           // 8: quern.v1.LockServiceGetRequest
-	(*LockServiceGetResponse)(nil),          // 9: quern.v1.LockServiceGetResponse
-	(*LockHolder)(nil),                      // 10: quern.v1.LockHolder
-	(*LockWaiter)(nil),                      // 11: quern.v1.LockWaiter
-	(*LockServiceWatchRequest)(nil),         // 12: quern.v1.LockServiceWatchRequest
-	(*LockServiceWatchResponse)(nil),        // 13: quern.v1.LockServiceWatchResponse
-	(*LockEvent)(nil),                       // 14: quern.v1.LockEvent
-	(*durationpb.Duration)(nil),             // 15: google.protobuf.Duration
+	(*LockServiceHoldRequest)(nil),          // 2: quern.v1.LockServiceHoldRequest
+	(*LockServiceHoldResponse)(nil),         // 3: quern.v1.LockServiceHoldResponse
+	(*LockServiceRenewRequest)(nil),         // 4: quern.v1.LockServiceRenewRequest
+	(*LockServiceRenewResponse)(nil),        // 5: quern.v1.LockServiceRenewResponse
+	(*LockServiceReleaseRequest)(nil),       // 6: quern.v1.LockServiceReleaseRequest
+	(*LockServiceReleaseResponse)(nil),      // 7: quern.v1.LockServiceReleaseResponse
+	(*LockServiceForceReleaseRequest)(nil),  // 8: quern.v1.LockServiceForceReleaseRequest
+	(*LockServiceForceReleaseResponse)(nil), // 9: quern.v1.LockServiceForceReleaseResponse
+	(*LockServiceGetRequest)(nil),           // 10: quern.v1.LockServiceGetRequest
+	(*LockServiceGetResponse)(nil),          // 11: quern.v1.LockServiceGetResponse
+	(*LockHolder)(nil),                      // 12: quern.v1.LockHolder
+	(*LockWaiter)(nil),                      // 13: quern.v1.LockWaiter
+	(*LockServiceWatchRequest)(nil),         // 14: quern.v1.LockServiceWatchRequest
+	(*LockServiceWatchResponse)(nil),        // 15: quern.v1.LockServiceWatchResponse
+	(*LockEvent)(nil),                       // 16: quern.v1.LockEvent
+	(*durationpb.Duration)(nil),             // 17: google.protobuf.Duration
 }
 var file_quern_v1_lock_proto_depIdxs = []int32{
-	15, // 0: quern.v1.LockServiceAcquireRequest.ttl:type_name -> google.protobuf.Duration
-	15, // 1: quern.v1.LockServiceAcquireRequest.wait:type_name -> google.protobuf.Duration
-	15, // 2: quern.v1.LockServiceAcquireResponse.ttl:type_name -> google.protobuf.Duration
-	15, // 3: quern.v1.LockServiceRenewRequest.ttl:type_name -> google.protobuf.Duration
-	15, // 4: quern.v1.LockServiceRenewResponse.ttl:type_name -> google.protobuf.Duration
-	10, // 5: quern.v1.LockServiceForceReleaseResponse.holders:type_name -> quern.v1.LockHolder
-	10, // 6: quern.v1.LockServiceGetResponse.holders:type_name -> quern.v1.LockHolder
-	11, // 7: quern.v1.LockServiceGetResponse.queue:type_name -> quern.v1.LockWaiter
-	15, // 8: quern.v1.LockHolder.ttl:type_name -> google.protobuf.Duration
-	14, // 9: quern.v1.LockServiceWatchResponse.event:type_name -> quern.v1.LockEvent
-	10, // 10: quern.v1.LockEvent.holders:type_name -> quern.v1.LockHolder
-	0,  // 11: quern.v1.LockService.Acquire:input_type -> quern.v1.LockServiceAcquireRequest
-	2,  // 12: quern.v1.LockService.Renew:input_type -> quern.v1.LockServiceRenewRequest
-	4,  // 13: quern.v1.LockService.Release:input_type -> quern.v1.LockServiceReleaseRequest
-	6,  // 14: quern.v1.LockService.ForceRelease:input_type -> quern.v1.LockServiceForceReleaseRequest
-	8,  // 15: quern.v1.LockService.Get:input_type -> quern.v1.LockServiceGetRequest
-	12, // 16: quern.v1.LockService.Watch:input_type -> quern.v1.LockServiceWatchRequest
-	1,  // 17: quern.v1.LockService.Acquire:output_type -> quern.v1.LockServiceAcquireResponse
-	3,  // 18: quern.v1.LockService.Renew:output_type -> quern.v1.LockServiceRenewResponse
-	5,  // 19: quern.v1.LockService.Release:output_type -> quern.v1.LockServiceReleaseResponse
-	7,  // 20: quern.v1.LockService.ForceRelease:output_type -> quern.v1.LockServiceForceReleaseResponse
-	9,  // 21: quern.v1.LockService.Get:output_type -> quern.v1.LockServiceGetResponse
-	13, // 22: quern.v1.LockService.Watch:output_type -> quern.v1.LockServiceWatchResponse
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	17, // 0: quern.v1.LockServiceAcquireRequest.ttl:type_name -> google.protobuf.Duration
+	17, // 1: quern.v1.LockServiceAcquireRequest.wait:type_name -> google.protobuf.Duration
+	17, // 2: quern.v1.LockServiceAcquireResponse.ttl:type_name -> google.protobuf.Duration
+	17, // 3: quern.v1.LockServiceHoldRequest.ttl:type_name -> google.protobuf.Duration
+	17, // 4: quern.v1.LockServiceHoldRequest.wait:type_name -> google.protobuf.Duration
+	17, // 5: quern.v1.LockServiceHoldResponse.ttl:type_name -> google.protobuf.Duration
+	17, // 6: quern.v1.LockServiceRenewRequest.ttl:type_name -> google.protobuf.Duration
+	17, // 7: quern.v1.LockServiceRenewResponse.ttl:type_name -> google.protobuf.Duration
+	12, // 8: quern.v1.LockServiceForceReleaseResponse.holders:type_name -> quern.v1.LockHolder
+	12, // 9: quern.v1.LockServiceGetResponse.holders:type_name -> quern.v1.LockHolder
+	13, // 10: quern.v1.LockServiceGetResponse.queue:type_name -> quern.v1.LockWaiter
+	17, // 11: quern.v1.LockHolder.ttl:type_name -> google.protobuf.Duration
+	16, // 12: quern.v1.LockServiceWatchResponse.event:type_name -> quern.v1.LockEvent
+	12, // 13: quern.v1.LockEvent.holders:type_name -> quern.v1.LockHolder
+	0,  // 14: quern.v1.LockService.Acquire:input_type -> quern.v1.LockServiceAcquireRequest
+	4,  // 15: quern.v1.LockService.Renew:input_type -> quern.v1.LockServiceRenewRequest
+	6,  // 16: quern.v1.LockService.Release:input_type -> quern.v1.LockServiceReleaseRequest
+	8,  // 17: quern.v1.LockService.ForceRelease:input_type -> quern.v1.LockServiceForceReleaseRequest
+	10, // 18: quern.v1.LockService.Get:input_type -> quern.v1.LockServiceGetRequest
+	2,  // 19: quern.v1.LockService.Hold:input_type -> quern.v1.LockServiceHoldRequest
+	14, // 20: quern.v1.LockService.Watch:input_type -> quern.v1.LockServiceWatchRequest
+	1,  // 21: quern.v1.LockService.Acquire:output_type -> quern.v1.LockServiceAcquireResponse
+	5,  // 22: quern.v1.LockService.Renew:output_type -> quern.v1.LockServiceRenewResponse
+	7,  // 23: quern.v1.LockService.Release:output_type -> quern.v1.LockServiceReleaseResponse
+	9,  // 24: quern.v1.LockService.ForceRelease:output_type -> quern.v1.LockServiceForceReleaseResponse
+	11, // 25: quern.v1.LockService.Get:output_type -> quern.v1.LockServiceGetResponse
+	3,  // 26: quern.v1.LockService.Hold:output_type -> quern.v1.LockServiceHoldResponse
+	15, // 27: quern.v1.LockService.Watch:output_type -> quern.v1.LockServiceWatchResponse
+	21, // [21:28] is the sub-list for method output_type
+	14, // [14:21] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_quern_v1_lock_proto_init() }
@@ -1220,7 +1408,7 @@ func file_quern_v1_lock_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quern_v1_lock_proto_rawDesc), len(file_quern_v1_lock_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

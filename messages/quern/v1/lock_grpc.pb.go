@@ -24,6 +24,7 @@ const (
 	LockService_Release_FullMethodName      = "/quern.v1.LockService/Release"
 	LockService_ForceRelease_FullMethodName = "/quern.v1.LockService/ForceRelease"
 	LockService_Get_FullMethodName          = "/quern.v1.LockService/Get"
+	LockService_Hold_FullMethodName         = "/quern.v1.LockService/Hold"
 	LockService_Watch_FullMethodName        = "/quern.v1.LockService/Watch"
 )
 
@@ -60,6 +61,14 @@ type LockServiceClient interface {
 	ForceRelease(ctx context.Context, in *LockServiceForceReleaseRequest, opts ...grpc.CallOption) (*LockServiceForceReleaseResponse, error)
 	// Get tells who holds the lock and who waits for it.
 	Get(ctx context.Context, in *LockServiceGetRequest, opts ...grpc.CallOption) (*LockServiceGetResponse, error)
+	// Hold acquires the lock and holds it for as long as the call lasts: the node
+	// renews the lease, and releases it when the call ends, by its client or with
+	// its connection. The first message comes when the lock is had, further ones
+	// at least every 10 s while it is held. It ends with CONDITION_FAILED where the
+	// lock was not had in time, with NOT_HOLDER where it was taken away, and with
+	// STOPPING when the node ends. A client that hears nothing for longer than the
+	// ttl must take the lock for lost.
+	Hold(ctx context.Context, in *LockServiceHoldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LockServiceHoldResponse], error)
 	// Watch tells who holds the lock and then how it changes, in the order of
 	// (epoch, sequence). Of changes that come faster than they are read only the
 	// last is told. An answer without an event is a heartbeat, one in 10 s where
@@ -127,9 +136,28 @@ func (c *lockServiceClient) Get(ctx context.Context, in *LockServiceGetRequest, 
 	return out, nil
 }
 
+func (c *lockServiceClient) Hold(ctx context.Context, in *LockServiceHoldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LockServiceHoldResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &LockService_ServiceDesc.Streams[0], LockService_Hold_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[LockServiceHoldRequest, LockServiceHoldResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LockService_HoldClient = grpc.ServerStreamingClient[LockServiceHoldResponse]
+
 func (c *lockServiceClient) Watch(ctx context.Context, in *LockServiceWatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LockServiceWatchResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &LockService_ServiceDesc.Streams[0], LockService_Watch_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &LockService_ServiceDesc.Streams[1], LockService_Watch_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -179,6 +207,14 @@ type LockServiceServer interface {
 	ForceRelease(context.Context, *LockServiceForceReleaseRequest) (*LockServiceForceReleaseResponse, error)
 	// Get tells who holds the lock and who waits for it.
 	Get(context.Context, *LockServiceGetRequest) (*LockServiceGetResponse, error)
+	// Hold acquires the lock and holds it for as long as the call lasts: the node
+	// renews the lease, and releases it when the call ends, by its client or with
+	// its connection. The first message comes when the lock is had, further ones
+	// at least every 10 s while it is held. It ends with CONDITION_FAILED where the
+	// lock was not had in time, with NOT_HOLDER where it was taken away, and with
+	// STOPPING when the node ends. A client that hears nothing for longer than the
+	// ttl must take the lock for lost.
+	Hold(*LockServiceHoldRequest, grpc.ServerStreamingServer[LockServiceHoldResponse]) error
 	// Watch tells who holds the lock and then how it changes, in the order of
 	// (epoch, sequence). Of changes that come faster than they are read only the
 	// last is told. An answer without an event is a heartbeat, one in 10 s where
@@ -210,6 +246,9 @@ func (UnimplementedLockServiceServer) ForceRelease(context.Context, *LockService
 }
 func (UnimplementedLockServiceServer) Get(context.Context, *LockServiceGetRequest) (*LockServiceGetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Get not implemented")
+}
+func (UnimplementedLockServiceServer) Hold(*LockServiceHoldRequest, grpc.ServerStreamingServer[LockServiceHoldResponse]) error {
+	return status.Error(codes.Unimplemented, "method Hold not implemented")
 }
 func (UnimplementedLockServiceServer) Watch(*LockServiceWatchRequest, grpc.ServerStreamingServer[LockServiceWatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
@@ -325,6 +364,17 @@ func _LockService_Get_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LockService_Hold_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(LockServiceHoldRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LockServiceServer).Hold(m, &grpc.GenericServerStream[LockServiceHoldRequest, LockServiceHoldResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LockService_HoldServer = grpc.ServerStreamingServer[LockServiceHoldResponse]
+
 func _LockService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(LockServiceWatchRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -365,6 +415,11 @@ var LockService_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Hold",
+			Handler:       _LockService_Hold_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "Watch",
 			Handler:       _LockService_Watch_Handler,

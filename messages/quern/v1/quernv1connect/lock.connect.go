@@ -44,6 +44,8 @@ const (
 	LockServiceForceReleaseProcedure = "/quern.v1.LockService/ForceRelease"
 	// LockServiceGetProcedure is the fully-qualified name of the LockService's Get RPC.
 	LockServiceGetProcedure = "/quern.v1.LockService/Get"
+	// LockServiceHoldProcedure is the fully-qualified name of the LockService's Hold RPC.
+	LockServiceHoldProcedure = "/quern.v1.LockService/Hold"
 	// LockServiceWatchProcedure is the fully-qualified name of the LockService's Watch RPC.
 	LockServiceWatchProcedure = "/quern.v1.LockService/Watch"
 )
@@ -68,6 +70,14 @@ type LockServiceClient interface {
 	ForceRelease(context.Context, *v1.LockServiceForceReleaseRequest) (*v1.LockServiceForceReleaseResponse, error)
 	// Get tells who holds the lock and who waits for it.
 	Get(context.Context, *v1.LockServiceGetRequest) (*v1.LockServiceGetResponse, error)
+	// Hold acquires the lock and holds it for as long as the call lasts: the node
+	// renews the lease, and releases it when the call ends, by its client or with
+	// its connection. The first message comes when the lock is had, further ones
+	// at least every 10 s while it is held. It ends with CONDITION_FAILED where the
+	// lock was not had in time, with NOT_HOLDER where it was taken away, and with
+	// STOPPING when the node ends. A client that hears nothing for longer than the
+	// ttl must take the lock for lost.
+	Hold(context.Context, *v1.LockServiceHoldRequest) (*connect.ServerStreamForClient[v1.LockServiceHoldResponse], error)
 	// Watch tells who holds the lock and then how it changes, in the order of
 	// (epoch, sequence). Of changes that come faster than they are read only the
 	// last is told. An answer without an event is a heartbeat, one in 10 s where
@@ -118,6 +128,12 @@ func NewLockServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(lockServiceMethods.ByName("Get")),
 			connect.WithClientOptions(opts...),
 		),
+		hold: connect.NewClient[v1.LockServiceHoldRequest, v1.LockServiceHoldResponse](
+			httpClient,
+			baseURL+LockServiceHoldProcedure,
+			connect.WithSchema(lockServiceMethods.ByName("Hold")),
+			connect.WithClientOptions(opts...),
+		),
 		watch: connect.NewClient[v1.LockServiceWatchRequest, v1.LockServiceWatchResponse](
 			httpClient,
 			baseURL+LockServiceWatchProcedure,
@@ -134,6 +150,7 @@ type lockServiceClient struct {
 	release      *connect.Client[v1.LockServiceReleaseRequest, v1.LockServiceReleaseResponse]
 	forceRelease *connect.Client[v1.LockServiceForceReleaseRequest, v1.LockServiceForceReleaseResponse]
 	get          *connect.Client[v1.LockServiceGetRequest, v1.LockServiceGetResponse]
+	hold         *connect.Client[v1.LockServiceHoldRequest, v1.LockServiceHoldResponse]
 	watch        *connect.Client[v1.LockServiceWatchRequest, v1.LockServiceWatchResponse]
 }
 
@@ -182,6 +199,11 @@ func (c *lockServiceClient) Get(ctx context.Context, req *v1.LockServiceGetReque
 	return nil, err
 }
 
+// Hold calls quern.v1.LockService.Hold.
+func (c *lockServiceClient) Hold(ctx context.Context, req *v1.LockServiceHoldRequest) (*connect.ServerStreamForClient[v1.LockServiceHoldResponse], error) {
+	return c.hold.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // Watch calls quern.v1.LockService.Watch.
 func (c *lockServiceClient) Watch(ctx context.Context, req *v1.LockServiceWatchRequest) (*connect.ServerStreamForClient[v1.LockServiceWatchResponse], error) {
 	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
@@ -207,6 +229,14 @@ type LockServiceHandler interface {
 	ForceRelease(context.Context, *v1.LockServiceForceReleaseRequest) (*v1.LockServiceForceReleaseResponse, error)
 	// Get tells who holds the lock and who waits for it.
 	Get(context.Context, *v1.LockServiceGetRequest) (*v1.LockServiceGetResponse, error)
+	// Hold acquires the lock and holds it for as long as the call lasts: the node
+	// renews the lease, and releases it when the call ends, by its client or with
+	// its connection. The first message comes when the lock is had, further ones
+	// at least every 10 s while it is held. It ends with CONDITION_FAILED where the
+	// lock was not had in time, with NOT_HOLDER where it was taken away, and with
+	// STOPPING when the node ends. A client that hears nothing for longer than the
+	// ttl must take the lock for lost.
+	Hold(context.Context, *v1.LockServiceHoldRequest, *connect.ServerStream[v1.LockServiceHoldResponse]) error
 	// Watch tells who holds the lock and then how it changes, in the order of
 	// (epoch, sequence). Of changes that come faster than they are read only the
 	// last is told. An answer without an event is a heartbeat, one in 10 s where
@@ -253,6 +283,12 @@ func NewLockServiceHandler(svc LockServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(lockServiceMethods.ByName("Get")),
 		connect.WithHandlerOptions(opts...),
 	)
+	lockServiceHoldHandler := connect.NewServerStreamHandlerSimple(
+		LockServiceHoldProcedure,
+		svc.Hold,
+		connect.WithSchema(lockServiceMethods.ByName("Hold")),
+		connect.WithHandlerOptions(opts...),
+	)
 	lockServiceWatchHandler := connect.NewServerStreamHandlerSimple(
 		LockServiceWatchProcedure,
 		svc.Watch,
@@ -271,6 +307,8 @@ func NewLockServiceHandler(svc LockServiceHandler, opts ...connect.HandlerOption
 			lockServiceForceReleaseHandler.ServeHTTP(w, r)
 		case LockServiceGetProcedure:
 			lockServiceGetHandler.ServeHTTP(w, r)
+		case LockServiceHoldProcedure:
+			lockServiceHoldHandler.ServeHTTP(w, r)
 		case LockServiceWatchProcedure:
 			lockServiceWatchHandler.ServeHTTP(w, r)
 		default:
@@ -300,6 +338,10 @@ func (UnimplementedLockServiceHandler) ForceRelease(context.Context, *v1.LockSer
 
 func (UnimplementedLockServiceHandler) Get(context.Context, *v1.LockServiceGetRequest) (*v1.LockServiceGetResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quern.v1.LockService.Get is not implemented"))
+}
+
+func (UnimplementedLockServiceHandler) Hold(context.Context, *v1.LockServiceHoldRequest, *connect.ServerStream[v1.LockServiceHoldResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("quern.v1.LockService.Hold is not implemented"))
 }
 
 func (UnimplementedLockServiceHandler) Watch(context.Context, *v1.LockServiceWatchRequest, *connect.ServerStream[v1.LockServiceWatchResponse]) error {
