@@ -314,3 +314,50 @@ func TestLockSurvivesARestart(t *testing.T) {
 		t.Errorf("%+v, %v", again, err)
 	}
 }
+
+// TestLockRefusals names what is wrong, by the table of reasons, and changes
+// nothing.
+func TestLockRefusals(t *testing.T) {
+	t.Parallel()
+	node, _ := lockNode(t, quern.Config{Store: quern.StoreMemory})
+	held, err := node.Lock("k").Grant(t.Context(), quern.LockOptions{Owner: "me", TTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, err := node.Lock("gone").Grant(t.Context(), quern.LockOptions{Owner: "me", TTL: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if info, err := node.Lock("gone").Get(t.Context()); err != nil || info.Holds == 0 {
+			break
+		}
+	}
+	token := func(n uint64) string { return `"token":"` + strconv.FormatUint(n, 10) + `"` }
+	for name, row := range map[string]struct{ method, body, reason string }{
+		"a lease of zero":          {"Acquire", `{"key":"x","owner":"o","ttl":"0s"}`, "INVALID_FIELD"},
+		"no lease":                 {"Acquire", `{"key":"x","owner":"o"}`, "INVALID_FIELD"},
+		"a lease of a year":        {"Acquire", `{"key":"x","owner":"o","ttl":"31536000s"}`, "INVALID_FIELD"},
+		"a negative wait":          {"Acquire", `{"key":"x","owner":"o","ttl":"1s","wait":"-1s"}`, "INVALID_FIELD"},
+		"no owner":                 {"Acquire", `{"key":"x","ttl":"1s"}`, "INVALID_FIELD"},
+		"no key":                   {"Acquire", `{"owner":"o","ttl":"1s"}`, "INVALID_KEY"},
+		"other permits":            {"Acquire", `{"key":"k","owner":"o","ttl":"1s","permits":2}`, "INVALID_FIELD"},
+		"shared by its holder":     {"Acquire", `{"key":"k","owner":"me","ttl":"1s","shared":true}`, "INVALID_FIELD"},
+		"a field that is not":      {"Acquire", `{"key":"k","owner":"me","ttl":"1s","idempotency":"x"}`, "unknown field"},
+		"a wrong token":            {"Release", `{"key":"k",` + token(held.Token+1) + `}`, "NOT_HOLDER"},
+		"a token of another lock":  {"Release", `{"key":"x",` + token(held.Token) + `}`, "NOT_HOLDER"},
+		"another's token":          {"Release", `{"key":"k","owner":"o",` + token(held.Token) + `}`, "NOT_HOLDER"},
+		"neither token nor owner":  {"Release", `{"key":"k"}`, "INVALID_FIELD"},
+		"a lease that was lost":    {"Renew", `{"key":"gone","ttl":"1s",` + token(gone.Token) + `}`, "NOT_HOLDER"},
+		"a renewal by zero":        {"Renew", `{"key":"k","ttl":"0s",` + token(held.Token) + `}`, "INVALID_FIELD"},
+		"released without a cause": {"ForceRelease", `{"key":"k"}`, "INVALID_FIELD"},
+	} {
+		if text := post(t, node, "LockService/"+row.method, row.body); !strings.Contains(text, row.reason) {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+	info, err := node.Lock("k").Get(t.Context())
+	if err != nil || info.Holds != 1 || info.Waiters != 0 || info.Holders[0].Token != held.Token || info.Holders[0].TTL < 59*time.Minute {
+		t.Errorf("%+v, %v", info, err)
+	}
+}
