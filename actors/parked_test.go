@@ -336,7 +336,7 @@ func TestLeaseThatEndsPassesTheLockOn(t *testing.T) {
 func TestManyLeasesThatEndTogether(t *testing.T) {
 	t.Parallel()
 	const n = 10_000
-	r := newRig(t, newFaultStore(), withLock)
+	r := newRig(t, newMemory(), withLock)
 	var group sync.WaitGroup
 	for w := range 8 {
 		group.Go(func() {

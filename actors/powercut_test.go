@@ -26,7 +26,7 @@ import (
 // there as a whole or not at all, each of them once.
 func TestPowerCuts(t *testing.T) {
 	t.Parallel()
-	seeds := 200
+	seeds := 80
 	if testing.Short() {
 		seeds = 20
 	}
