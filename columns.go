@@ -294,6 +294,9 @@ func (n *Node) gather(ctx context.Context, op *handles.Operation, b *bulk, all *
 // address fills in the operation's origin, as far as there is one. In a session
 // all keys must be of one shard.
 func (n *Node) address(b *bulk, op *handles.Operation) error {
+	if op.Session.ID != "" && (len(b.refused) > 0 || op.Placed && len(b.columns) == 1 && b.columns[0].shard != op.Origin.Shard) {
+		return failure.New(failure.InvalidKey, "a key of a numbered bulk add is not one, or of another shard; nothing was done")
+	}
 	op.Origin = handles.Origin{Node: n.cfg.Node}
 	if len(b.columns) == 1 {
 		op.Origin.Shard = b.columns[0].shard

@@ -12,10 +12,18 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"github.com/quern-io/quern"
 	"github.com/quern-io/quern/client"
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
 // lockNode is a node with clients on every way in.
@@ -360,4 +368,86 @@ func TestLockRefusals(t *testing.T) {
 	if err != nil || info.Holds != 1 || info.Waiters != 0 || info.Holders[0].Token != held.Token || info.Holders[0].TTL < 59*time.Minute {
 		t.Errorf("%+v, %v", info, err)
 	}
+}
+
+// TestLongWaitHoldsUpNobody: more acquires than a session's window end while one
+// waits, which keeps its place.
+func TestLongWaitHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	node, _ := lockNode(t, quern.Config{Store: quern.StoreMemory})
+	c := lockClient(t, node, client.Options{})
+	held, err := node.Lock("{t}k").Grant(t.Context(), quern.LockOptions{Owner: "holder", TTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits := make(chan handles.LockGrant, 1)
+	go func() {
+		g, err := c.Lock("{t}k").Grant(t.Context(), quern.LockOptions{Owner: "patient", TTL: time.Hour})
+		if err != nil {
+			t.Error(err)
+		}
+		waits <- g
+	}()
+	queued(t, node.Lock("{t}k"), 1)
+	for i := range 2500 {
+		o := quern.LockOptions{Owner: "o", Wait: time.Minute}
+		if i%5 == 0 {
+			o.Wait = -1
+		}
+		g, err := c.Lock("{t}free").Grant(t.Context(), o)
+		if err != nil || !g.Held {
+			t.Fatalf("acquire %d of a free lock: %+v, %v", i, g, err)
+		}
+		if err := c.Lock("{t}free").Release(t.Context(), g.Token); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := node.Lock("{t}k").Get(t.Context()); err != nil || len(info.Queue) != 1 || info.Queue[0] != "patient" {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if err := node.Lock("{t}k").Release(t.Context(), held.Token); err != nil {
+		t.Fatal(err)
+	}
+	if g := <-waits; !g.Held || g.Owner != "patient" {
+		t.Errorf("%+v", g)
+	}
+}
+
+// TestWaitsUnderOneID end their stream: but for the last, they could not be given
+// up with it.
+func TestWaitsUnderOneID(t *testing.T) {
+	t.Parallel()
+	node, _ := lockNode(t, quern.Config{Store: quern.StoreMemory})
+	if _, err := node.Lock("k").Grant(t.Context(), quern.LockOptions{Owner: "holder", TTL: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient(node.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	stream, err := quernv1.NewGrainServiceClient(conn).Stream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame := &quernv1.GrainServiceStreamRequest{Methods: []*quernv1.StreamMethod{{Ref: 1, Procedure: handles.LockAcquire.Procedure}}}
+	for _, owner := range []string{"a", "b", "c"} {
+		request, err := proto.Marshal(&quernv1.LockServiceAcquireRequest{
+			Key: "k", Owner: owner, Ttl: durationpb.New(time.Minute), Wait: durationpb.New(time.Hour),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		frame.Operations = append(frame.Operations, &quernv1.StreamOperation{Id: 7, Method: 1, Request: request})
+	}
+	if err := stream.Send(frame); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("got %v", err)
+	}
+	queued(t, node.Lock("k"), 0)
 }

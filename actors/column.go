@@ -62,6 +62,12 @@ func (r *Runtime) newColumn(op *Operation, column Column, deadline time.Time) (*
 
 // admitColumn runs a column's turn, once all its grains are resident.
 func (s *shard) admitColumn(c *call) {
+	for i := range c.column.Len() {
+		if s.crowds(c.kindIndex, c.column.Key(i)) {
+			s.refuseCrowding(c)
+			return
+		}
+	}
 	s.items = s.items[:0]
 	var last *grain
 	for i := range c.column.Len() {

@@ -156,3 +156,11 @@ func RecodeGuards(record []byte) ([]byte, error) {
 	}
 	return t.append(nil), nil
 }
+
+// CleanAt reports whether nothing of a shard is dirty or flies.
+func (r *Runtime) CleanAt(shard uint32) bool {
+	is := make(chan bool, 1)
+	s := r.shards[shard]
+	s.box.post(func() { is <- !s.gate.inFlight && len(s.gate.dirtyGrains) == 0 })
+	return <-is
+}

@@ -85,7 +85,8 @@ func (s *shard) cut() {
 	clear(g.dirtyGrains)
 	g.dirtyGrains, g.weight = g.dirtyGrains[:0], 0
 	g.flyingCalls = g.dirtyCalls.take()
-	if len(f.batch.Records) == 0 {
+	if len(f.batch.Records) == 0 { // nothing that they tell of is left to wait for
+		s.answerAll(&g.flyingCalls)
 		return
 	}
 	g.inFlight = true
@@ -225,11 +226,7 @@ func (s *shard) settle(f *flight) {
 		}
 		g.flyingGrains = g.flyingGrains[:0]
 		s.landEvents()
-		calls := g.flyingCalls.take()
-		s.waiting -= calls.n
-		for c := calls.pop(); c != nil; c = calls.pop() {
-			c.complete(c.err)
-		}
+		s.answerAll(&g.flyingCalls)
 	case Refused:
 		s.rollback(refusal(f.verdict.Err))
 	case Fenced:
@@ -237,6 +234,15 @@ func (s *shard) settle(f *flight) {
 	case Unclear:
 		s.rt.log.Warn("commit outcome unknown; the shard reloads", slog.Any("shard", s.id), slog.Any("err", f.verdict.Err))
 		s.reload(failure.Wrap(f.verdict.Err, failure.OutcomeUnknown, "the commit failed half way; the operation perhaps happened"))
+	}
+}
+
+// answerAll lets the answers of a list go.
+func (s *shard) answerAll(l *callList) {
+	calls := l.take()
+	s.waiting -= calls.n
+	for c := calls.pop(); c != nil; c = calls.pop() {
+		c.complete(c.err)
 	}
 }
 

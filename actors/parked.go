@@ -84,7 +84,7 @@ func (s *shard) giveUp(t *Ticket) {
 func (s *shard) mayPark(g *grain, c *call, command proto.Message, err error) bool {
 	_, parks := err.(Parked) //nolint:errorlint // handlers return it bare
 	_, cancels := g.state.(Canceler)
-	return parks && cancels && command != nil && c.column == nil
+	return parks && cancels && command != nil && c.column == nil && c.steps == nil
 }
 
 var errLate = failure.New(failure.DeadlineExceeded, "the deadline passed while the operation waited; it was given back")
@@ -218,19 +218,20 @@ func (s *shard) wakeUp(g *grain) {
 func (s *shard) comeBack(g *grain, c *call) (resumed, ended bool) {
 	p := c.parking
 	resumed = p.activation == s.activation && p.grain == g
-	last := c.depart()
 	var err *failure.Error
 	switch {
 	case c.givenUp():
 		err = errGivenUp
 	case c.done != nil && c.deadline != 0 && c.deadline <= time.Now().UnixNano():
 		err = errLate
+	case c.once != "" && g.once().entries[c.once] != nil:
+		s.forsake(c) // answered already, as another request perhaps
+		return false, false
 	default:
+		c.depart()
 		return resumed, false
 	}
-	if resumed && last {
-		s.cancel(g, c)
-	}
+	s.forsake(c)
 	s.giveUpNumber(c, err)
 	return resumed, true
 }
@@ -238,7 +239,14 @@ func (s *shard) comeBack(g *grain, c *call) (resumed, ended bool) {
 // giveUpNumber answers a call whose caller has gone with err. Where it has gone
 // for good that is kept under the call's number.
 func (s *shard) giveUpNumber(c *call, err *failure.Error) {
-	if g := c.client; g != nil && c.ticket != nil && c.ticket.final.Load() && !g.is(dropped) && g.session().open() && c.kept() == nil {
+	final := c.session.ID != "" && c.ticket != nil && c.ticket.final.Load()
+	if final && (c.client == nil || c.client.is(dropped)) {
+		// Its session is not at hand: admit finds it, and comes here again.
+		c.client, c.admitted = nil, true
+		s.box.ready.push(c)
+		return
+	}
+	if g := c.client; final && g.session().open() && c.kept() == nil {
 		if l := g.session().lane(&c.session); c.session.Number > l.done {
 			weight, bytes := g.weight(), g.session().bytes()
 			l.keepRefusal(c.session.Number, err)
@@ -252,17 +260,24 @@ func (s *shard) giveUpNumber(c *call, err *failure.Error) {
 func (s *shard) endParked(c *call, err *failure.Error) {
 	g := c.parking.grain
 	c.epoch = s.epoch.Load()
+	s.leave(c) // before anything can complete it
 	if broken := s.expire(g, c); broken != nil {
 		s.rt.log.Warn("due turn failed", slog.Any("shard", s.id), slog.Any("err", broken))
 	}
-	if c.parking.place < 0 {
-		return // woken just now: its own turn comes
-	}
-	s.leave(c)
-	if c.depart() {
-		s.cancel(g, c)
-	}
+	s.forsake(c)
 	s.giveUpNumber(c, err)
+}
+
+// forsake gives back what a parked call has asked for, since it ends without
+// another turn of its handler. A call that is not parked has asked for nothing.
+func (s *shard) forsake(c *call) {
+	p := c.parking
+	if p == nil {
+		return
+	}
+	if last := c.depart(); last && p.activation == s.activation && p.grain.flags&(dropped|loading) == 0 {
+		s.cancel(p.grain, c)
+	}
 }
 
 // cancel runs the turn that undoes what a call has left in the state.
@@ -271,18 +286,26 @@ func (s *shard) cancel(g *grain, c *call) {
 	if !ok {
 		return
 	}
-	before := g.size()
+	before, returned := g.size(), false
 	g.begin()
 	defer func() {
-		if reason := recover(); reason != nil {
-			s.undo(g)
-			s.counts.panics.Add(1)
-			s.rt.log.Error("cancel panicked", slog.String("kind", g.kind.kind.Name()), slog.Any("shard", s.id),
-				slog.Any("panic", reason), slog.String("stack", string(debug.Stack())))
+		if returned {
+			return
+		}
+		reason := recover()
+		s.undo(g)
+		s.counts.panics.Add(1)
+		s.rt.log.Error("cancel panicked", slog.String("kind", g.kind.kind.Name()), slog.Any("shard", s.id),
+			slog.Any("panic", reason), slog.String("stack", string(debug.Stack())))
+		if reason == nil { // a Goexit: nobody comes back to answer
+			s.current = nil
+			c.complete(errGivenUp)
 		}
 	}()
 	s.turnArg.key = g.key
-	if canceler.Cancel(&s.turnArg, c.command) {
+	changed := canceler.Cancel(&s.turnArg, c.command)
+	returned = true
+	if changed {
 		s.markChanged(g, before)
 	}
 	s.wakeUp(g)
@@ -311,6 +334,20 @@ func (s *shard) failParked(err error) {
 		for _, g := range k.grains {
 			s.failWaiters(g, err)
 		}
+	}
+}
+
+// failHeldWaits answers the calls that could wait once more when their shard
+// serves again.
+func (s *shard) failHeldWaits() {
+	calls := s.held.take()
+	for c := calls.pop(); c != nil; c = calls.pop() {
+		if !s.rt.parks[c.kindIndex] || c.ticket == nil {
+			s.held.push(c)
+			continue
+		}
+		s.waiting--
+		c.complete(errStopping)
 	}
 }
 

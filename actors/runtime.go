@@ -254,7 +254,7 @@ func (r *Runtime) sweepAll(ctx context.Context) {
 		}
 		now := time.Now()
 		for _, s := range r.shards {
-			if next := s.timers.next.Load(); next != 0 && next <= now.UnixMilli() {
+			if next := s.timers.next.Load(); next != 0 && next <= s.clock.seen() {
 				s.box.post(s.sweep)
 			}
 			if next := s.parked.next.Load(); next != 0 && next <= now.UnixNano() {
@@ -270,7 +270,10 @@ func (r *Runtime) sweepAll(ctx context.Context) {
 func (r *Runtime) EndWaits() {
 	r.noWaits.Store(true)
 	for _, s := range r.shards {
-		s.box.post(func() { s.failParked(errStopping) })
+		s.box.post(func() {
+			s.failParked(errStopping)
+			s.failHeldWaits()
+		})
 	}
 }
 

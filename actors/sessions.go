@@ -218,6 +218,7 @@ func (s *shard) enter(c *call) (settled bool) {
 	_ = s.expire(g, c) // of a session never fails
 	ses := g.session()
 	if !ses.open() {
+		s.forsake(c)
 		s.answer(g, 0, c, errNoSession)
 		return true
 	}
@@ -225,15 +226,19 @@ func (s *shard) enter(c *call) (settled bool) {
 	n, l := c.session.Number, ses.lane(&c.session)
 	switch kept := l.find(n); {
 	case n <= l.done:
+		s.forsake(c)
 		s.answer(g, 0, c, errSettled)
 	case kept != nil:
+		s.forsake(c)
 		s.counts.replays.Add(1)
 		c.client, c.numbered, c.wrote = g, true, true
 		s.answer(g, 0, c, kept.replay(c))
 	case n-l.done > sessionWindow:
+		s.forsake(c)
 		s.counts.overloaded.Add(1)
 		c.complete(errWindow)
 	case l.bytes >= sessionBytes && n != l.done+1: // the lowest one makes room once it is settled
+		s.forsake(c)
 		s.counts.overloaded.Add(1)
 		c.complete(errSessionFull)
 	default:

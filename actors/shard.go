@@ -255,18 +255,22 @@ func (s *shard) admit(c *call) {
 		s.admitSteps(c)
 		return
 	}
-	if s.crowded() && c.task != taskDue && s.kinds[c.kindIndex].grains[c.key] == nil {
-		s.counts.overloaded.Add(1)
-		c.complete(errShardFull)
+	if c.task != taskDue && s.crowds(c.kindIndex, c.key) {
+		s.refuseCrowding(c)
 		return
 	}
 	s.dispatch(s.find(c.kindIndex, c.key), c)
 }
 
-// crowded reports whether so much of what is resident cannot be evicted that
-// the shard takes no more.
-func (s *shard) crowded() bool {
-	return s.residents.weight >= 4*s.rt.residentPerShard+s.rt.cfg.WaitLimit
+// crowds reports whether so much of what is resident cannot be evicted that the
+// shard takes no more, and a grain would be more.
+func (s *shard) crowds(kindIndex int, key string) bool {
+	return s.residents.weight >= 4*s.rt.residentPerShard+s.rt.cfg.WaitLimit && s.kinds[kindIndex].grains[key] == nil
+}
+
+func (s *shard) refuseCrowding(c *call) {
+	s.counts.overloaded.Add(1)
+	c.complete(errShardFull)
 }
 
 // find returns a resident grain, or one whose record is about to be read.
@@ -491,7 +495,10 @@ func (s *shard) close() {
 // shardClock is the shard's own time: it starts at the later of the last
 // committed time and the wall clock, and runs on by the monotonic clock.
 type shardClock struct {
-	base    int64 // Unix milliseconds
+	base int64 // Unix milliseconds
+	// origin is base less the monotonic time since clockOrigin at the start, so
+	// that the sweeper can tell the shard's time.
+	origin  atomic.Int64
 	started time.Time
 	cached  int64 // of the present batch; 0 where nobody asked yet
 }
@@ -503,8 +510,15 @@ func (k *shardClock) start(last int64) {
 	}
 	k.started = time.Now()
 	k.base = max(last, k.started.UnixMilli())
+	k.origin.Store(k.base - k.started.Sub(clockOrigin).Milliseconds())
 	k.cached = 0
 }
+
+// clockOrigin is where the monotonic clock of the process is counted from.
+var clockOrigin = time.Now()
+
+// seen is read for other goroutines.
+func (k *shardClock) seen() int64 { return k.origin.Load() + time.Since(clockOrigin).Milliseconds() }
 
 func (k *shardClock) read() int64 { return k.base + time.Since(k.started).Milliseconds() }
 

@@ -122,6 +122,12 @@ func blame(steps []Step, i int, err error) error {
 
 // admitSteps runs a transaction's turn, once all its grains are resident.
 func (s *shard) admitSteps(c *call) {
+	for i := range c.steps {
+		if s.crowds(c.steps[i].kind, c.steps[i].Key) {
+			s.refuseCrowding(c)
+			return
+		}
+	}
 	s.items = s.items[:0]
 	var own, last *grain
 	if c.once != "" {
@@ -154,6 +160,7 @@ func (s *shard) stepsTurn(own *grain, c *call) {
 	if own != nil && s.onceBefore(own, c) {
 		return
 	}
+	s.undone.weight = s.gate.weight
 	for i := range c.steps {
 		if err := s.expire(c.steps[i].grain, c); err != nil {
 			c.complete(blame(c.steps, i, err))
@@ -207,6 +214,7 @@ func (s *shard) step(c *call, st *Step) error {
 	if err != nil {
 		return err
 	}
+	s.wakeUp(g) // in vain where a later step fails: who is woken looks again
 	u := undoStep{grain: g, size: size}
 	if changed {
 		u.state = g.kind.kind.New()
@@ -277,11 +285,13 @@ func (s *shard) acceptSteps(c *call) (flags grainFlags) {
 	for i := range s.undone.steps {
 		u := &s.undone.steps[i]
 		s.markChanged(u.grain, u.size)
-		s.gate.bound = true
 	}
 	s.forgetUndo()
 	for i := range c.steps {
 		flags |= c.steps[i].grain.flags
+	}
+	if flags&dirty != 0 { // what it has only seen binds it, too
+		s.gate.bound = true
 	}
 	if c.client != nil {
 		flags |= c.client.flags

@@ -148,7 +148,12 @@ func (s *shard) expire(g *grain, c *call) error {
 	if due == 0 || due > s.now() {
 		return nil
 	}
-	if g.session() != nil {
+	if ses := g.session(); ses != nil {
+		if g.extra != nil && g.extra.released > 0 { // calls of it wait
+			ses.expires = s.now() + sessionKept
+			s.markDirty(g)
+			return nil
+		}
 		s.endSession(g)
 		return nil
 	}

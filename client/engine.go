@@ -96,7 +96,7 @@ func (e *engine) run(ctx context.Context, ops []*handles.Operation) {
 // kick wakes the stream's writer where there is something to send.
 func (e *engine) kick() {
 	for _, l := range e.links {
-		if l != nil && l.out.len() > 0 {
+		if l != nil && (l.out.len() > 0 || len(l.cancels) > 0) {
 			l.wakeWriter()
 		}
 	}
@@ -159,7 +159,7 @@ func (e *engine) begin(c *call) {
 		return
 	}
 	op := c.op
-	c.waits = op.Method.Waits
+	c.waits = op.MayWait()
 	c.shard = keyspace.Shard(shardKey(op), e.shards)
 	if op.Method.Write && op.IdempotencyKey == "" && !e.number(c) {
 		return
@@ -204,6 +204,7 @@ func (e *engine) number(c *call) bool {
 	c.state = callNumber
 	all.waiting.push(c)
 	e.open(s)
+	e.renumber(s)
 	return false
 }
 
@@ -281,6 +282,7 @@ func (e *engine) serve(s *session) {
 		for s.state == sessionOpen && all.waiting.first != nil {
 			n, ok := all.next()
 			if !ok {
+				e.renumber(s)
 				break
 			}
 			c := all.waiting.pop()

@@ -49,7 +49,8 @@ func (c *call) verdict(err *failure.Error) *failure.Error {
 // machinery.
 func kept(r failure.Reason) bool {
 	switch r {
-	case failure.Limit, failure.Overflow, failure.ConditionFailed, failure.NotHolder, failure.InvalidField, failure.InvalidKey, failure.IDReused:
+	case failure.Limit, failure.Overflow, failure.ConditionFailed, failure.NotHolder, failure.InvalidField, failure.InvalidKey,
+		failure.IDReused, failure.FencedToken, failure.CrossShard:
 		return true
 	default:
 		return false

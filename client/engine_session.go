@@ -61,6 +61,35 @@ func (e *engine) session(shard uint32, id string, closed bool, err *failure.Erro
 	}
 }
 
+// renumber gives the lowest number that is open to the top again, where the
+// window is full of numbers that are settled above it: a call that waits for long
+// must not hold up all that wait after it. The call is sent once more, under
+// another number and by the same owner, so that it keeps its place; what it was
+// under the old one is given up.
+func (e *engine) renumber(s *session) {
+	all := &s.waits
+	low := all.settled + 1
+	if all.waiting.first == nil || s.state != sessionOpen || all.last-all.settled != sessionWindow-1 || all.open >= sessionWindow-1 {
+		return
+	}
+	for _, l := range e.links {
+		if l == nil {
+			continue
+		}
+		for _, c := range l.calls {
+			if c == nil || c.session != s || !c.waits || c.number != low || c.sentAs != s.id || c.state != callFlying {
+				continue
+			}
+			former := &call{state: callLeft, session: s, number: c.number, sentAs: c.sentAs, waits: true, id: c.id, link: l}
+			l.calls[c.id-1] = former
+			c.id, c.number = 0, all.take()
+			e.put(l, c)
+			l.cancel(former.id)
+			return
+		}
+	}
+}
+
 // closeWait bounds how long Close waits for a node to close the sessions.
 const closeWait = time.Second
 

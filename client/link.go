@@ -35,14 +35,15 @@ type link struct {
 	heard  atomic.Int64 // when a frame came last, in Unix nanoseconds
 	wake   chan struct{}
 
-	place int      // in the engine's list
-	named []string // the sessions that the stream knows, by shard
-	refs  map[*handles.Method]uint32
-	calls []*call // by id - 1
-	free  []uint64
-	waits int // of the calls, those that may wait: they leave the window alone
-	out   outgoing
-	ready [][]byte // frames that are full
+	place   int      // in the engine's list
+	named   []string // the sessions that the stream knows, by shard
+	refs    map[*handles.Method]uint32
+	calls   []*call // by id - 1
+	free    []uint64
+	cancels []uint64 // of calls that were given up, to be told
+	waits   int      // of the calls, those that may wait: they leave the window alone
+	out     outgoing
+	ready   [][]byte // frames that are full
 	// buffer has the frame that is being sent.
 	buffer []byte
 	pings  uint64
@@ -143,8 +144,9 @@ func (l *link) full() bool { return l.owed() >= int(l.hello.GetWindow()) }
 // owed is how many calls the node is to answer without waiting for others.
 func (l *link) owed() int { return len(l.calls) - len(l.free) - l.waits }
 
-// cancel gives up a call that may wait.
-func (l *link) cancel(id uint64) { l.out.last = frame.AppendCancel(l.out.last, id) }
+// cancel gives up a call that may wait. It is told with the next frame, behind the
+// call, unless the answer comes first: then the id is another's.
+func (l *link) cancel(id uint64) { l.cancels = append(l.cancels, id) }
 
 // put adds a call to the next frame, or says why it cannot be sent.
 func (l *link) put(c *call) *failure.Error {
@@ -203,6 +205,9 @@ func (l *link) take(c *call) uint64 {
 func (l *link) release(c *call) {
 	l.calls[c.id-1] = nil
 	l.free = append(l.free, c.id)
+	if len(l.cancels) > 0 {
+		l.cancels = slices.DeleteFunc(l.cancels, func(id uint64) bool { return id == c.id })
+	}
 	c.id, c.link = 0, nil
 	if c.waits {
 		l.waits--
@@ -263,7 +268,7 @@ func (l *link) next() []byte {
 	e := l.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(l.ready) == 0 && l.out.len() == 0 {
+	if len(l.ready) == 0 && l.out.len() == 0 && len(l.cancels) == 0 {
 		return nil
 	}
 	e.stats.Frames++
@@ -272,6 +277,10 @@ func (l *link) next() []byte {
 		l.ready = l.ready[1:]
 		return b
 	}
+	for _, id := range l.cancels {
+		l.out.last = frame.AppendCancel(l.out.last, id)
+	}
+	l.cancels = l.cancels[:0]
 	b := l.out.take(l.buffer[:0])
 	if l.buffer = b; cap(b) > keptBuffer {
 		l.buffer = nil

@@ -27,6 +27,8 @@ type numbers struct {
 	// window.
 	last, settled uint64
 	marks         [sessionWindow / 64]uint64
+	// open is how many are not settled.
+	open int
 	// waiting are calls that want a number.
 	waiting callList
 }
@@ -59,11 +61,18 @@ const (
 
 // next gives out a number; false where too many are unsettled.
 func (s *numbers) next() (uint64, bool) {
-	if s.last-s.settled >= sessionWindow {
+	if s.last-s.settled >= sessionWindow-1 {
 		return 0, false
 	}
+	return s.take(), true
+}
+
+// take gives out a number. The last one of a window is kept for a call that
+// waits; see engine.renumber.
+func (s *numbers) take() uint64 {
 	s.last++
-	return s.last, true
+	s.open++
+	return s.last
 }
 
 // settle says that nobody waits for the answer to a number any more. It returns
@@ -73,6 +82,7 @@ func (s *numbers) settle(n uint64) bool {
 		return false
 	}
 	s.mark(n, true)
+	s.open--
 	before := s.settled
 	for s.settled < s.last && s.marked(s.settled+1) {
 		s.settled++

@@ -58,7 +58,8 @@ func (l Lock) Try(ctx context.Context, o LockOptions) (*Lease, error) {
 // disagree on the permits, or the owner has it in the other mode.
 //
 // While it waits it outlasts the loss of nodes and connections: it asks again,
-// and keeps its place where it does so in time. Where ctx ends, or the outcome
+// and keeps its place over the loss of a node where it does so in time. A
+// connection that breaks takes the place with it. Where ctx ends, or the outcome
 // stays unknown, it gives back what it may have got, within the TTL; but not
 // for an owner that was named in the options, who may hold the lock by another
 // call.

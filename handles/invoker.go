@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // Invoker runs operations on grains. Implementations are safe for concurrent
@@ -118,6 +119,16 @@ type Operation struct {
 	Session Session
 	// Memo is of the session; it may be nil.
 	Memo *Memo
+}
+
+// MayWait reports whether the operation can be held back until others have done
+// something: its method waits, and it asks to.
+func (o *Operation) MayWait() bool {
+	if !o.Method.Waits {
+		return false
+	}
+	q, ok := o.Request.(interface{ GetWait() *durationpb.Duration })
+	return ok && q.GetWait().AsDuration() > 0
 }
 
 // Session is an operation's place in a client's session at a shard. After

@@ -151,6 +151,7 @@ func newLocks(on func(*handles.Method) *caller) *locks {
 // Acquire implements LockService. It holds the call until the lock was had or
 // the wait is over; a call that ends before leaves the queue.
 func (s *locks) Acquire(ctx context.Context, in *quernv1.LockServiceAcquireRequest) (*quernv1.LockServiceAcquireResponse, error) {
+	in.ProtoReflect().SetUnknown(nil) // it may be kept for long
 	u := new(unary[quernv1.LockServiceAcquireResponse])
 	return &u.reply, s.acquire.invoke(ctx, &u.op, in, &u.reply)
 }

@@ -170,8 +170,7 @@ func (s *stream) Operation(in *frame.Operation) error {
 	}
 	if home.method.Waits {
 		s.submit() // what came before it
-		s.beginWait(o)
-		return nil
+		return s.beginWait(o)
 	}
 	s.gather(shard, &o.sub)
 	return nil
@@ -182,6 +181,9 @@ func (s *stream) Operation(in *frame.Operation) error {
 func (o *streamOp) prepare(in *frame.Operation) (shard uint32, refused *failure.Error) {
 	if err := fastproto.Unmarshal(in.Request, o.sub.Op.Request, &o.scratch); err != nil {
 		return 0, failure.New(failure.InvalidField, "the request does not decode: %v", err)
+	}
+	if o.home.method.Waits {
+		o.sub.Op.Request.ProtoReflect().SetUnknown(nil) // it may be kept for long
 	}
 	if o.in != nil {
 		o.sub.Op.Key = o.in.GetKey()
@@ -199,7 +201,7 @@ func (o *streamOp) prepare(in *frame.Operation) (shard uint32, refused *failure.
 		return 0, failure.New(failure.SessionExpired, "the stream has named no session at shard %d", shard)
 	}
 	o.sub.Op.Session = handles.Session{
-		ID: session.id, Number: in.Number, Settled: in.Settled, Waits: o.home.method.Waits, SettledOther: in.SettledOther,
+		ID: session.id, Number: in.Number, Settled: in.Settled, Waits: o.sub.Op.MayWait(), SettledOther: in.SettledOther,
 	}
 	o.sub.Op.Memo = &session.memo
 	return shard, nil

@@ -10,17 +10,25 @@ import (
 // streamWaits is how many operations of a stream may wait for others.
 const streamWaits = 65_536
 
+var errTwice = failure.New(failure.InvalidField, "two operations of this stream have the same id")
+
 var errStreamWaits = failure.New(failure.Overloaded, "%d operations of this stream wait already, as many as it takes", streamWaits)
 
 // beginWait submits an operation that may wait. It leaves the window of the
 // stream alone: whoever holds the lock that it waits for may need that.
-func (s *stream) beginWait(o *streamOp) {
+// An id that waits already ends the stream: one of the two could not be given up.
+func (s *stream) beginWait(o *streamOp) error {
 	id := o.id
 	s.mu.Lock()
+	if _, twice := s.waits[id]; twice {
+		s.mu.Unlock()
+		o.Completed(0, errTwice)
+		return errTwice
+	}
 	if len(s.waits) >= streamWaits || s.ended {
 		s.mu.Unlock()
 		o.Completed(0, errStreamWaits)
-		return
+		return nil
 	}
 	if s.waits == nil {
 		s.waits = make(map[uint64]func(final bool))
@@ -32,7 +40,7 @@ func (s *stream) beginWait(o *streamOp) {
 	s.mu.Unlock()
 	cancel := s.grains.backend.SubmitWait(&o.sub.Op, o.sub.Deadline, o)
 	if cancel == nil {
-		return
+		return nil
 	}
 	s.mu.Lock()
 	_, waits := s.waits[id]
@@ -44,6 +52,7 @@ func (s *stream) beginWait(o *streamOp) {
 	if waits && ended {
 		cancel(false)
 	}
+	return nil
 }
 
 // endWait follows the answer to an operation that waited. It needs mu.

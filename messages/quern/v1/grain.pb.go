@@ -262,8 +262,8 @@ type StreamOperation struct {
 	Settled uint64 `protobuf:"varint,5,opt,name=settled,proto3" json:"settled,omitempty"`
 	// How long the client waits for the answer; 0 does not say.
 	TimeoutMs uint32 `protobuf:"varint,6,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
-	// Operations that may wait, such as LockService.Acquire, have numbers of
-	// their own, which begin at 1 too. This is what `settled` is of the other
+	// Operations that may wait, which are those of LockService.Acquire with a
+	// `wait`, have numbers of their own, which begin at 1 too. This is what `settled` is of the other
 	// kind of numbers.
 	SettledOther  uint64 `protobuf:"varint,7,opt,name=settled_other,json=settledOther,proto3" json:"settled_other,omitempty"`
 	unknownFields protoimpl.UnknownFields
