@@ -104,12 +104,16 @@ bench: ## Run the Go benchmarks (PKG=… BENCH=… BENCHTIME=… COUNT=…)
 	go test -run='^$$' -bench='$(BENCH)' -benchmem -benchtime=$(BENCHTIME) -count=$(COUNT) $(PKG)
 
 .PHONY: bench-peers
-bench-peers: build redis ## Measure beside the peers in alternating rounds, into bench/results/
+bench-peers: build redis etcd consul ## Measure beside the peers in alternating rounds, into bench/results/
 	@scripts/bench-peers.sh
 
 .PHONY: redis
 redis: ## Find or fetch redis-server, a peer to measure
 	@scripts/redis.sh
+
+.PHONY: etcd
+etcd: ## Find or fetch etcd, a peer to measure
+	@scripts/etcd.sh
 
 .PHONY: postgres
 postgres: ## Find or fetch a PostgreSQL server, for the tests

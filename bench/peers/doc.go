@@ -7,5 +7,6 @@
 // In process the peers are a map under sharded mutexes, which is the limit of
 // what a single node can do, and Proto.Actor, as an actor that answers through
 // a Future and as a grain of its cluster package. Over loopback the peer is
-// Redis, loaded by its own redis-benchmark.
+// Redis, loaded by its own redis-benchmark. Locks are those of Redis, etcd and
+// Consul, each taken and given back by a small client here.
 package peers

@@ -78,6 +78,9 @@ func TestRedis(t *testing.T) {
 		if err != nil || rate <= 0 {
 			t.Errorf("appendfsync %q: %v requests a second, %v", fsync, rate, err)
 		}
+		if rate, err = redis.Set(t.Context(), 2000, 10, 100, 16, 100); err != nil || rate <= 0 {
+			t.Errorf("appendfsync %q: %v puts a second, %v", fsync, rate, err)
+		}
 		testservice.Used(t, "redis", redis.Version)
 	}
 }
@@ -125,6 +128,9 @@ func TestCompareAlternates(t *testing.T) {
 	}
 	if got, want := r.Ratio(0, 1), (Spread{Min: 1, Median: 2, Max: 3}); got != want {
 		t.Errorf("ratio %v, want %v", got, want)
+	}
+	if got, want := r.From(1).Rate(0), (Spread{Min: 10, Median: 10, Max: 10}); got != want {
+		t.Errorf("rate of the second %v, want %v", got, want)
 	}
 	if got, want := r.Rate(0), (Spread{Min: 10, Median: 20, Max: 30}); got != want {
 		t.Errorf("rate %v, want %v", got, want)

@@ -144,8 +144,20 @@ func (r *Redis) ping(ctx context.Context) error {
 // each with pipeline requests under way (1: one at a time). It returns requests
 // per second.
 func (r *Redis) Incr(ctx context.Context, n, connections, keys, pipeline int) (float64, error) {
-	cmd := r.tools.command(ctx, r.tools.benchmark, "-p", strconv.Itoa(r.port), "-t", "incr", "--csv",
-		"-n", strconv.Itoa(n), "-c", strconv.Itoa(connections), "-r", strconv.Itoa(keys), "-P", strconv.Itoa(pipeline))
+	return r.benchmark(ctx, n, connections, keys, pipeline, "-t", "incr")
+}
+
+// Set is Incr with SET of so many bytes.
+func (r *Redis) Set(ctx context.Context, n, connections, keys, pipeline, size int) (float64, error) {
+	return r.benchmark(ctx, n, connections, keys, pipeline, "-t", "set", "-d", strconv.Itoa(size))
+}
+
+func (r *Redis) benchmark(ctx context.Context, n, connections, keys, pipeline int, more ...string) (float64, error) {
+	args := append([]string{
+		"-p", strconv.Itoa(r.port), "--csv",
+		"-n", strconv.Itoa(n), "-c", strconv.Itoa(connections), "-r", strconv.Itoa(keys), "-P", strconv.Itoa(pipeline),
+	}, more...)
+	cmd := r.tools.command(ctx, r.tools.benchmark, args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -156,12 +168,26 @@ func (r *Redis) Incr(ctx context.Context, n, connections, keys, pipeline int) (f
 }
 
 // For returns a function that does Incr for about a given time, as a contender
-// needs it. It sizes each run by the rate of the one before.
+// needs it.
 func (r *Redis) For(connections, keys, pipeline int) func(context.Context, time.Duration) (float64, error) {
+	return sized(connections*pipeline, func(ctx context.Context, n int) (float64, error) {
+		return r.Incr(ctx, n, connections, keys, pipeline)
+	})
+}
+
+// SetFor is For with Set.
+func (r *Redis) SetFor(connections, keys, pipeline, size int) func(context.Context, time.Duration) (float64, error) {
+	return sized(connections*pipeline, func(ctx context.Context, n int) (float64, error) {
+		return r.Set(ctx, n, connections, keys, pipeline, size)
+	})
+}
+
+// sized sizes each run, of at least so many operations, by the rate of the one
+// before.
+func sized(least int, run func(ctx context.Context, n int) (float64, error)) func(context.Context, time.Duration) (float64, error) {
 	rate := 20_000.0
 	return func(ctx context.Context, d time.Duration) (float64, error) {
-		n := max(connections*pipeline, int(rate*d.Seconds()))
-		got, err := r.Incr(ctx, n, connections, keys, pipeline)
+		got, err := run(ctx, max(least, int(rate*d.Seconds())))
 		if err == nil {
 			rate = got
 		}

@@ -58,6 +58,10 @@ func Compare(ctx context.Context, rounds int, d time.Duration, contenders ...Con
 	return r, nil
 }
 
+// From returns the result without the first contenders, so that Write compares
+// contender i with those after it.
+func (r Result) From(i int) Result { return Result{Names: r.Names[i:], Rates: r.Rates[i:]} }
+
 // Rate returns the spread of contender i's operations per second.
 func (r Result) Rate(i int) Spread { return spread(r.Rates[i]) }
 
@@ -136,6 +140,20 @@ func LoadBatches(to []handles.Batcher, callers, batch int, keys []string, d time
 				}
 			}
 			return batch, nil
+		}
+	})
+}
+
+// LoadPuts is LoadBatches with puts of the value to map entries.
+func LoadPuts(to []handles.Batcher, callers, batch int, keys []string, value []byte, d time.Duration) (float64, error) {
+	return loop(callers, d, func(chance *rand.Rand, caller int) func() (int, error) {
+		b := handles.NewBatch(to[caller%len(to)])
+		return func() (int, error) {
+			b.Reset()
+			for range batch {
+				b.MapPut(keys[chance.IntN(len(keys))], value)
+			}
+			return batch, b.Do(context.Background())
 		}
 	})
 }
