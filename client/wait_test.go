@@ -57,7 +57,9 @@ func TestCancelIsOfItsOwnOperation(t *testing.T) {
 			}
 		}
 		_ = c.Close()
-		<-b
+		if err := <-b; err == nil {
+			t.Error("a closed client has the lock")
+		}
 		<-plain
 	})
 }

@@ -205,6 +205,7 @@ func (h *histories) take(ctx context.Context, lock handles.Lock, key string, o h
 		h.abandon(lock, key, call, o.Owner)
 	case !g.Held && o.Wait < 0:
 		h.record(key, call, step{name: "busy"}, nil)
+	case !g.Held && patienceIsOver(ctx): // nothing is left of it
 	case !g.Held:
 		h.note("%s: %s was told after %v, from %d on, that it has waited in vain", key, o.Owner, time.Since(began), call)
 	default:
@@ -213,6 +214,12 @@ func (h *histories) take(ctx context.Context, lock handles.Lock, key string, o h
 		h.add(key, call, end, step{name: "granted", owner: o.Owner, token: g.Token})
 	}
 	return g.Token, g.Held && err == nil
+}
+
+// patienceIsOver reports whether a wait for as long as ctx lasts has ended.
+func patienceIsOver(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && !time.Now().Before(deadline)
 }
 
 // abandon gives up an Acquire: it may be waiting or holding until its owner was
