@@ -294,8 +294,9 @@ func (n *Node) gather(ctx context.Context, op *handles.Operation, b *bulk, all *
 // address fills in the operation's origin, as far as there is one. In a session
 // all keys must be of one shard.
 func (n *Node) address(b *bulk, op *handles.Operation) error {
-	if op.Session.ID != "" && (len(b.refused) > 0 || op.Placed && len(b.columns) == 1 && b.columns[0].shard != op.Origin.Shard) {
-		return failure.New(failure.InvalidKey, "a key of a numbered bulk add is not one, or of another shard; nothing was done")
+	if op.Session.ID != "" && op.Placed && len(b.columns) == 1 && b.columns[0].shard != op.Origin.Shard {
+		// The first key, which is none, said where the session is looked for.
+		return failure.New(failure.InvalidField, "the keys of a numbered operation are of another shard than its session")
 	}
 	op.Origin = handles.Origin{Node: n.cfg.Node}
 	if len(b.columns) == 1 {

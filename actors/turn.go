@@ -149,7 +149,8 @@ func (s *shard) expire(g *grain, c *call) error {
 		return nil
 	}
 	if ses := g.session(); ses != nil {
-		if g.extra != nil && g.extra.released > 0 { // calls of it wait
+		waits := c.parking != nil && c.session.ID == g.key
+		if waits || g.extra != nil && g.extra.released > 0 { // calls of it wait, or did just now
 			ses.expires = s.now() + sessionKept
 			s.markDirty(g)
 			return nil

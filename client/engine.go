@@ -184,6 +184,7 @@ func (e *engine) number(c *call) bool {
 	s := e.sessions[c.shard]
 	if s == nil {
 		s = &session{shard: c.shard}
+		s.waits.kept = 1
 		e.sessions[c.shard] = s
 	}
 	c.session = s

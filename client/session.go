@@ -29,6 +29,8 @@ type numbers struct {
 	marks         [sessionWindow / 64]uint64
 	// open is how many are not settled.
 	open int
+	// kept is how much of the window is for engine.renumber.
+	kept uint64
 	// waiting are calls that want a number.
 	waiting callList
 }
@@ -61,14 +63,13 @@ const (
 
 // next gives out a number; false where too many are unsettled.
 func (s *numbers) next() (uint64, bool) {
-	if s.last-s.settled >= sessionWindow-1 {
+	if s.last-s.settled >= sessionWindow-s.kept {
 		return 0, false
 	}
 	return s.take(), true
 }
 
-// take gives out a number. The last one of a window is kept for a call that
-// waits; see engine.renumber.
+// take gives out a number, also one that is kept.
 func (s *numbers) take() uint64 {
 	s.last++
 	s.open++
@@ -112,7 +113,7 @@ func (s *session) forget() {
 	s.waits.forget()
 }
 
-func (s *numbers) forget() { *s = numbers{waiting: s.waiting} }
+func (s *numbers) forget() { *s = numbers{waiting: s.waiting, kept: s.kept} }
 
 // place is where a call stands in its session.
 func (s *session) place(c *call) handles.Session {
