@@ -62,6 +62,17 @@ func tellSignals(more ...os.Signal) int {
 // file.
 func stamp(files []string) int {
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	f, err := os.Create(files[0])
+	if err != nil {
+		return 97
+	}
+	now := func() error {
+		_, err := f.WriteAt(fmt.Appendf(nil, "%020d", time.Now().UnixNano()), 0)
+		return err //nolint:wrapcheck // whether there is one
+	}
+	if now() != nil {
+		return 96
+	}
 	if len(files) > 1 {
 		c := exec.Command(os.Args[0], files[1:]...) //nolint:noctx // it is to outlive everything
 		c.Env, c.Stdout = os.Environ(), os.Stdout
@@ -71,14 +82,10 @@ func stamp(files []string) int {
 	} else {
 		fmt.Println("ready") //nolint:forbidigo // its output
 	}
-	f, err := os.Create(files[0])
-	if err != nil {
-		return 97
-	}
 	every := time.NewTicker(time.Millisecond)
 	// Where a test fails, nobody ends it.
 	for began := time.Now(); time.Since(began) < time.Minute; <-every.C {
-		if _, err := f.WriteAt(fmt.Appendf(nil, "%020d", time.Now().UnixNano()), 0); err != nil {
+		if now() != nil {
 			return 96
 		}
 	}

@@ -49,7 +49,13 @@ func (w *watched) run(signals <-chan os.Signal) bool {
 		case s := <-signals:
 			w.job.Pass(s)
 		case <-w.job.Stopped():
-			w.suspended()
+			w.job.Suspend()
+			w.goOn(w.job.Resume)
+		case <-w.job.Asked():
+			// Who ends has no time to stop.
+			if !w.ending && w.job.Stop() {
+				w.goOn(w.job.Continue)
+			}
 		case <-low.C:
 			if left := w.left(); left > 0 {
 				low.Reset(left)
@@ -78,27 +84,32 @@ func (w *watched) lost() {
 		w.end(fmt.Errorf("the lock was taken away: %w", err), w.hurry)
 	default: // nothing is left of the time that grace is a part of
 		w.end(errOutOfTime, 0)
-		w.job.Kill()
 	}
 }
 
-// end asks the job to end, and kills it after a while.
+// end asks the job to end, and kills it after a while; at once where there is
+// none, and then a job that is stopped does not go on before.
 func (w *watched) end(why error, after time.Duration) {
 	if w.ending {
 		return
 	}
 	w.ending, w.kill = true, time.NewTimer(after).C
+	if after > 0 {
+		w.job.Terminate()
+	} else {
+		w.job.Kill()
+	}
 	fmt.Fprintf(w.stderr, "quern: lost: the program is ended: %v\n", why)
-	w.job.Terminate()
 }
 
-// suspended stops this process with the program. Nothing renews the lease while
-// it is stopped: the program goes on only if the lease is still trusted.
-func (w *watched) suspended() {
-	w.job.Suspend()
+// goOn follows a time in which this process was perhaps stopped. Nothing renewed
+// the lease meanwhile: the program goes on only if it is still trusted, and is
+// killed otherwise, whoever has the lock now.
+func (w *watched) goOn(resume func()) {
 	if time.Now().Before(w.lease.Until()) {
-		w.job.Resume()
+		resume()
 		return
 	}
-	w.lost()
+	w.end(errOutOfTime, 0)
+	w.job.Kill() // also where it was asked to end before
 }

@@ -11,6 +11,9 @@
 // and this process does not get them a second time. When the program stops, the
 // caller is told, and can stop as well, as the shell that waits for it expects.
 //
+// Elsewhere the terminal would stop this process and not the group. The caller is
+// asked to stop instead, so that it stops the group first.
+//
 // On Linux the program is killed when this process dies, by whatever cause; what
 // it started is not. Orphans of the group are reaped here.
 package job

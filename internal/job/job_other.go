@@ -28,6 +28,15 @@ func (*Job) Terminate() {}
 // Kill does nothing.
 func (*Job) Kill() {}
 
+// Asked returns nil.
+func (*Job) Asked() <-chan os.Signal { return nil }
+
+// Stop does nothing.
+func (*Job) Stop() bool { return false }
+
+// Continue does nothing.
+func (*Job) Continue() {}
+
 // Suspend does nothing.
 func (*Job) Suspend() {}
 

@@ -22,6 +22,7 @@ type Job struct {
 	group    int // its process group, and the program's process
 	terminal bool
 	stopped  chan struct{}
+	asked    chan os.Signal
 	ended    chan struct{}
 	code     int // valid when ended is closed
 }
@@ -29,7 +30,10 @@ type Job struct {
 // Start runs a program with this process' standard files. args has its name
 // first; env is all of its environment.
 func Start(path string, args, env []string) (*Job, error) {
-	j := &Job{terminal: inForeground() && !inPipe(), stopped: make(chan struct{}, 1), ended: make(chan struct{})}
+	j := &Job{
+		terminal: inForeground() && !inPipe(),
+		stopped:  make(chan struct{}, 1), asked: make(chan os.Signal, 1), ended: make(chan struct{}),
+	}
 	started := make(chan error)
 	go j.run(path, args, env, started)
 	if err := <-started; err != nil {
@@ -49,10 +53,16 @@ func (j *Job) run(path string, args, env []string, started chan<- error) {
 	cmd.Path, cmd.Args, cmd.Env, cmd.Err = path, args, env, nil
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = guarded(&syscall.SysProcAttr{Setpgid: true, Foreground: j.terminal, Ctty: terminalFD})
+	catchStops(j.asked)
+	defer signal.Stop(j.asked)
 	if err := cmd.Start(); err != nil {
 		started <- err
 		return
 	}
+	// Who writes to a terminal from the background, or takes it, may be stopped,
+	// unless it ignores that: to catch it would try the write for ever. The
+	// program was started before: it inherits nothing of this.
+	signal.Ignore(syscall.SIGTTOU)
 	j.group = cmd.Process.Pid
 	_ = cmd.Process.Release() // it is reaped below, which tells of stops too
 	started <- nil
@@ -146,19 +156,54 @@ func (j *Job) Terminate() { j.Pass(syscall.SIGTERM) }
 // Kill ends all of the group.
 func (j *Job) Kill() { j.Pass(syscall.SIGKILL) }
 
-// Suspend stops this process as well, where it shares a terminal with the
-// program, and returns when it is continued.
-func (j *Job) Suspend() {
-	// The leader of a session has no shell above it that could continue it.
-	if session, err := getsid(); !j.terminal || err != nil || session == os.Getpid() {
-		return
+// Asked tells that this process was asked to stop. It was not: the program would
+// go on without it.
+func (j *Job) Asked() <-chan os.Signal { return j.asked }
+
+// Stop stops all of the group. At a terminal of its own the caller hears of that
+// as of any other stop, and has nothing more to do. Elsewhere Stop stops this
+// process as well, returns true when it is continued, and leaves the group to
+// the caller.
+func (j *Job) Stop() bool {
+	if leads() {
+		return false
 	}
+	_ = syscall.Kill(-j.group, syscall.SIGSTOP) // gone already is as good
+	if j.terminal {
+		return false
+	}
+	stop(os.Getpid())
+	return true
+}
+
+// stop stops a process, or a group, that this process is or belongs to. It
+// returns when it is continued.
+func stop(whom int) {
 	continued := make(chan os.Signal, 1)
 	signal.Notify(continued, syscall.SIGCONT)
 	defer signal.Stop(continued)
-	takeTerminal()
-	_ = syscall.Kill(0, syscall.SIGSTOP) // the shell's whole job, such as a pipe
+	_ = syscall.Kill(whom, syscall.SIGSTOP)
 	<-continued
+}
+
+// leads reports whether this process leads a session: there is no shell above it
+// that could continue it.
+func leads() bool {
+	session, err := getsid()
+	return err != nil || session == os.Getpid()
+}
+
+// Continue continues all of the group.
+func (j *Job) Continue() { j.resume() }
+
+// Suspend stops this process as well, where it shares a terminal with the
+// program, and returns when it is continued.
+func (j *Job) Suspend() {
+	if !j.terminal || leads() {
+		return
+	}
+	takeTerminal()
+	stop(0) // the shell's whole job, such as a pipe
 }
 
 // Resume continues the program, in the foreground if this process has it.
@@ -185,6 +230,16 @@ func Signals() []os.Signal {
 		}
 	}
 	return all
+}
+
+// catchStops sends what asks this process to stop to asked. What it was told to
+// ignore stays ignored.
+func catchStops(asked chan<- os.Signal) {
+	for _, s := range []os.Signal{syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU} {
+		if !signal.Ignored(s) {
+			signal.Notify(asked, s)
+		}
+	}
 }
 
 // Ends reports whether a signal asks a program to end.

@@ -4,8 +4,6 @@ package job
 
 import (
 	"os"
-	"os/signal"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,14 +30,9 @@ func inPipe() bool {
 	return false
 }
 
-// takeTerminal puts this process' group into the foreground.
-func takeTerminal() {
-	// Who does so from the background is stopped, unless it ignores that. The
-	// program was started before: it inherits nothing of this.
-	signal.Ignore(syscall.SIGTTOU)
-	defer signal.Reset(syscall.SIGTTOU)
-	giveTerminal(unix.Getpgrp())
-}
+// takeTerminal puts this process' group into the foreground. It must ignore
+// SIGTTOU.
+func takeTerminal() { giveTerminal(unix.Getpgrp()) }
 
 // giveTerminal puts a group into the foreground. Where that fails, the terminal
 // is gone.
