@@ -50,7 +50,23 @@ func (s connectLocks) Hold(ctx context.Context, in *quernv1.LockServiceHoldReque
 }
 
 func (c *watchCaller) connect(ctx context.Context, in keyedMessage, out connect.StreamingHandlerConn) error {
+	if whole, ok := ctx.Value(wholeKey{}).(func()); ok {
+		whole()
+	}
 	return c.watch(ctx, out.Peer().Addr, in, connectSink{out})
+}
+
+// wholeKey is where a watch over Connect finds a function that ends the deadline
+// of its request, when the last of it was read.
+type wholeKey struct{}
+
+// whole ends the deadline of a request's arrival: a watch lasts longer. What is
+// not read of the request stays under it, since net/http reads that too, before
+// it ends the call.
+func whole(w http.ResponseWriter, r *http.Request) {
+	if _, err := io.Copy(io.Discard, r.Body); err == nil {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	}
 }
 
 // connectSink is the stream of a watch over Connect and gRPC-Web.
@@ -66,21 +82,16 @@ func (s connectSink) Send(e *handles.Event) error {
 // watch; the rest is left to next.
 func serveWatch(mux *http.ServeMux, c *watchCaller, next http.Handler) {
 	mux.HandleFunc("POST "+c.method.Procedure, func(w http.ResponseWriter, r *http.Request) {
-		// A watch lasts longer than any request may take to arrive. The
-		// request itself was bounded by the deadline that ends here, or is by
-		// the one below.
-		plain := isPlainJSON(r)
-		in, err := c.method.Request(""), error(nil)
-		if plain {
-			err = readJSON(r, in)
-		}
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-		if !plain {
-			next.ServeHTTP(w, r)
+		if !isPlainJSON(r) {
+			ctx := context.WithValue(r.Context(), wholeKey{}, func() { whole(w, r) })
+			next.ServeHTTP(w, r.WithContext(ctx))
 			return
 		}
+		in := c.method.Request("")
+		err := readJSON(r, in)
 		lines := &lineSink{w: w, r: r}
 		if err == nil {
+			whole(w, r)
 			line, request := *c.caller, in.(keyedMessage) //nolint:errcheck,forcetypeassert // every such request has a key
 			line.face = lines
 			err = (&watchCaller{&line, c.method, c.serve}).watch(r.Context(), r.RemoteAddr, request, lines)
