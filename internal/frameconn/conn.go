@@ -37,7 +37,8 @@ type Config struct {
 	// it is sent; it may be half as long again. Then the connection is cut.
 	WriteTimeout time.Duration
 	// KeepAlive is the silence after which a client is pinged; it is cut off
-	// when it stays silent for as long again. A client has its own ways.
+	// when it stays silent for as long again. A client that takes what it is
+	// sent is not silent. A client has its own ways.
 	KeepAlive time.Duration
 }
 
@@ -73,7 +74,7 @@ func newConn(c net.Conn, cfg Config) *Conn {
 	if s, ok := c.(syscall.Conn); ok {
 		f.in.raw, _ = s.SyscallConn() // it is read without it elsewhere
 	}
-	f.out = writer{conn: c, timeout: cfg.WriteTimeout}
+	f.out = writer{conn: c, timeout: cfg.WriteTimeout, began: f.in.heard}
 	return f
 }
 
@@ -218,15 +219,22 @@ func (f *Conn) pong() {
 
 var errSilent = errors.New("frameconn: the client is silent")
 
-// silent is what becomes of a client of which nothing was heard for a while.
+// silent is what becomes of a client of which nothing was heard for a while. Who
+// is being sent a frame, and takes it, is busy with that: the ping stands behind
+// it.
 func (f *Conn) silent(now time.Time) error {
-	if due := f.in.heard.Add(f.keepAlive); due.After(now) {
-		return f.rearm(f.in.heard)
+	since := f.in.heard
+	for _, t := range []time.Time{f.asked, f.out.progress()} {
+		if t.After(since) {
+			since = t
+		}
+	}
+	if since.Add(f.keepAlive).After(now) {
+		return f.rearm(since)
 	}
 	if f.asked.After(f.in.heard) {
 		return errSilent
 	}
-	f.asked = now
 	f.pings++
 	if f.idle != nil {
 		f.idle()
@@ -234,7 +242,8 @@ func (f *Conn) silent(now time.Time) error {
 	if err := f.out.record(kindPing, nil); err != nil {
 		return err
 	}
-	return f.rearm(now)
+	f.asked = time.Now() // it may have waited for a frame
+	return f.rearm(f.asked)
 }
 
 // rearm lets Recv look again when a client has been silent since then.

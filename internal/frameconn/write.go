@@ -17,6 +17,10 @@ const writeChunk = 64 << 10
 type writer struct {
 	conn    net.Conn
 	timeout time.Duration // 0 is none
+	began   time.Time
+	// moved is when something of a frame was written last, in nanoseconds
+	// since began.
+	moved atomic.Int64
 	// ponging: a ping was not answered yet.
 	ponging atomic.Bool
 
@@ -46,7 +50,11 @@ func (w *writer) record(kind byte, b []byte) error {
 	err := w.chunk((*chunk)[:headerSize+n])
 	putBuffer(chunk)
 	for ; err == nil && n < len(b); n += writeChunk {
+		w.moved.Store(int64(time.Since(w.began)))
 		err = w.chunk(b[n:min(n+writeChunk, len(b))])
+	}
+	if kind == kindFrame && err == nil {
+		w.moved.Store(int64(time.Since(w.began)))
 	}
 	if err != nil {
 		w.failed = fmt.Errorf("frameconn: send: %w", err)
@@ -54,6 +62,9 @@ func (w *writer) record(kind byte, b []byte) error {
 	}
 	return w.failed
 }
+
+// progress is when something of a frame was written last.
+func (w *writer) progress() time.Time { return w.began.Add(time.Duration(w.moved.Load())) }
 
 // chunk needs mu.
 func (w *writer) chunk(b []byte) error {
