@@ -64,7 +64,8 @@ type stream struct {
 	// yet, by shard; shards are those that have some.
 	gathered perShard[gathered]
 	shards   []uint32
-	held     int // of them, as streamGather counts
+	held     int  // of them, as streamGather counts
+	large    bool // the reply to one of them can be large
 	credit   credit
 
 	buffer []byte // of who is sending
@@ -250,19 +251,25 @@ func (s *stream) admit() bool {
 			s.mu.Lock()
 			continue
 		}
-		s.stalled = true
-		corked := s.corked
-		s.corked = false
-		s.mu.Unlock()
-		s.rouse()
-		<-s.room
-		s.mu.Lock()
-		s.corked = corked
+		s.stall()
 	}
 	s.stalled = false
 	ended := s.ended
 	s.mu.Unlock()
 	return !ended
+}
+
+// stall lets the writer send, and waits until it has sent something or the
+// stream has ended. It needs mu, and gives it up meanwhile.
+func (s *stream) stall() {
+	s.stalled = true
+	corked := s.corked
+	s.corked = false
+	s.mu.Unlock()
+	s.rouse()
+	<-s.room
+	s.mu.Lock()
+	s.corked = corked
 }
 
 // window is what may be unanswered: the client's window, and sessions to be

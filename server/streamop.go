@@ -70,6 +70,7 @@ func isEOF(err error) bool { return errors.Is(err, io.EOF) }
 type streamMethod struct {
 	method  *handles.Method
 	metrics *methodMetrics
+	large   bool      // its replies can be large
 	calls   sync.Pool // of *streamOp
 }
 
@@ -97,6 +98,10 @@ func newStreamMethod[Q, R any, PQ interface {
 	Reset()
 }](m *handles.Method, metrics *methodMetrics) *streamMethod {
 	home := &streamMethod{method: m, metrics: metrics}
+	switch any(PR(new(R))).(type) {
+	case interface{ GetValue() []byte }, interface{ GetHolders() []*quernv1.LockHolder }:
+		home.large = true
+	}
 	home.calls.New = func() any {
 		c := new(struct {
 			streamOp
@@ -172,6 +177,7 @@ func (s *stream) Operation(in *frame.Operation) error {
 		s.submit() // what came before it
 		return s.beginWait(o)
 	}
+	s.large = s.large || home.large
 	s.gather(shard, &o.sub)
 	return nil
 }

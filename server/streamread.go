@@ -105,12 +105,16 @@ func (s *stream) gather(shard uint32, o *handles.Submission) {
 }
 
 // submit begins the gathered operations, shard by shard: what a shard needs for
-// one of them is at hand for the next.
+// one of them is at hand for the next. Where replies can be large it looks at
+// the buffers in between.
 func (s *stream) submit() {
 	for _, shard := range s.shards {
 		l := s.gathered.at(shard)
 		first, n := l.first, l.n
 		*l = gathered{}
+		if s.large {
+			s.awaitReplies()
+		}
 		if s.grains.lists != nil {
 			s.grains.lists.SubmitList(first)
 			s.yield(n)
@@ -124,7 +128,18 @@ func (s *stream) submit() {
 			s.yield(1)
 		}
 	}
-	s.shards, s.held = s.shards[:0], 0
+	s.shards, s.held, s.large = s.shards[:0], 0, false
+}
+
+// awaitReplies waits until there is room for replies. Those that fill the
+// buffers leave, or the stream ends: it waits for no operation.
+func (s *stream) awaitReplies() {
+	s.mu.Lock()
+	for !s.ended && s.out.len()+s.sealedBytes() > streamBytes {
+		s.stall()
+	}
+	s.stalled = false
+	s.mu.Unlock()
 }
 
 // drop answers what was gathered and not submitted.
