@@ -251,7 +251,7 @@ func (n *Node) submit(b *bulk, op *handles.Operation, deadline time.Time, end *a
 		if end != nil {
 			done = end.For(i)
 		}
-		n.runtime.SubmitColumn(c.shard, of, c, deadline, done)
+		n.runtime.SubmitColumn(c.shard, &of, c, deadline, done)
 	}
 }
 

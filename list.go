@@ -17,7 +17,8 @@ func (n *Node) SubmitList(first *handles.Submission) {
 		switch {
 		case !s.Op.Method.Many:
 			s.Op.Origin = handles.Origin{Node: n.cfg.Node, Shard: shard}
-			n.runtime.Add(&list, operation(&s.Op), s.Deadline, s.Done)
+			of := operation(&s.Op)
+			n.runtime.Add(&list, &of, s.Deadline, s.Done)
 		case !n.listColumn(&list, shard, s):
 			n.runtime.SubmitBundle(shard, &list) // in their order
 			n.submitMany(&s.Op, s.Deadline, s.Done)
@@ -45,6 +46,7 @@ func (n *Node) listColumn(list *actors.Bundle, shard uint32, s *handles.Submissi
 	b.node, b.op, b.done = n, &s.Op, s.Done
 	b.left.Store(1)
 	c := &b.columns[0]
-	n.runtime.AddColumn(list, operation(&s.Op), c, s.Deadline, c)
+	of := operation(&s.Op)
+	n.runtime.AddColumn(list, &of, c, s.Deadline, c)
 	return true
 }

@@ -166,7 +166,8 @@ func (n *Node) Invoke(ctx context.Context, op *handles.Operation) error {
 		return n.addMany(ctx, op)
 	}
 	shard := keyspace.Shard(op.Key, n.info.Shards)
-	epoch, err := n.runtime.Invoke(ctx, shard, operation(op))
+	of := operation(op)
+	epoch, err := n.runtime.Invoke(ctx, shard, &of)
 	op.Origin = handles.Origin{Node: n.cfg.Node, Shard: shard, Epoch: epoch}
 	return err //nolint:wrapcheck // a *failure.Error, meant for the caller
 }
@@ -188,8 +189,8 @@ func (n *Node) watchOnce(ctx context.Context, w *handles.Watch) error {
 }
 
 // operation shows an operation to the runtime, which keeps none of it.
-func operation(op *handles.Operation) *actors.Operation {
-	return &actors.Operation{
+func operation(op *handles.Operation) actors.Operation {
+	return actors.Operation{
 		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
 		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session), Memo: op.Memo, Guard: (*actors.Guard)(op.Guard()),
 		Command: op.Request, Reply: op.Reply,
@@ -203,7 +204,8 @@ func (n *Node) Submit(op *handles.Operation, deadline time.Time, done handles.Co
 		n.submitMany(op, deadline, done)
 		return
 	}
-	n.runtime.Submit(n.place(op), operation(op), deadline, done)
+	shard, of := n.place(op), operation(op)
+	n.runtime.Submit(shard, &of, deadline, done)
 }
 
 // place fills in who answers, but for the epoch, and returns the shard.
@@ -220,7 +222,8 @@ func (n *Node) place(op *handles.Operation) (shard uint32) {
 // cancel, at any time; then it ends with CANCELED, unless its answer was there.
 // final says that nobody will ask again under its number.
 func (n *Node) SubmitWait(op *handles.Operation, deadline time.Time, done handles.Completer) (cancel func(final bool)) {
-	return n.runtime.Submit(n.place(op), operation(op), deadline, done).Cancel
+	shard, of := n.place(op), operation(op)
+	return n.runtime.Submit(shard, &of, deadline, done).Cancel
 }
 
 // EndWaits answers all that waits with STOPPING, and from now on what would
