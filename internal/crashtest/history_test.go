@@ -235,8 +235,10 @@ func (h *histories) abandon(lock handles.Lock, key string, call int64, owner str
 	if ctx.Err() != nil {
 		h.note("%s: %s could not be released: %v", key, owner, err)
 	}
-	h.add(key, call, math.MaxInt64, step{name: "granted", owner: owner, unknown: true})
-	h.add(key, call, math.MaxInt64, step{name: "leave", owner: owner})
+	// Whatever it was granted, it has nothing of it any more.
+	end := h.tick()
+	h.add(key, call, end, step{name: "granted", owner: owner, unknown: true})
+	h.add(key, call, end, step{name: "leave", owner: owner})
 }
 
 func (h *histories) look(ctx context.Context, lock handles.Lock, key string) {
@@ -252,8 +254,17 @@ func (h *histories) look(ctx context.Context, lock handles.Lock, key string) {
 	h.record(key, call, s, err)
 }
 
-// check implements workload.
-func (h *histories) check() []string {
+// check implements workload. The search for an order comes later, where time
+// runs: see judge.
+func (h *histories) check() []string { return slices.Clone(h.odd) }
+
+// checkTime bounds the search for an order; a history that takes longer is left
+// undecided, which is rare.
+const checkTime = 10 * time.Second
+
+// judge looks for orders that explain the histories.
+func (h *histories) judge(t *testing.T) (wrong []string) {
+	t.Helper()
 	models := map[string]porcupine.Model{
 		"counter": modelOf(int64(0), counterModel), "map": modelOf(entryState{}, entryModel),
 		"lock": modelOf(lockState{}, lockModel),
@@ -261,10 +272,12 @@ func (h *histories) check() []string {
 	if !h.strict {
 		models["lock"] = modelOf(lockState{}, looseLockModel)
 	}
-	wrong := slices.Clone(h.odd)
 	for key, steps := range h.steps {
 		kind, _, _ := strings.Cut(key, " ")
-		if !porcupine.CheckOperations(models[kind], steps) {
+		switch porcupine.CheckOperationsTimeout(models[kind], steps, checkTime) {
+		case porcupine.Unknown:
+			t.Logf("%s: not decided in %v", key, checkTime)
+		case porcupine.Illegal:
 			wrong = append(wrong, fmt.Sprintf("%s: no order explains its %d steps", key, len(steps)))
 		}
 	}
@@ -296,7 +309,7 @@ func TestHistories(t *testing.T) {
 		historyRun(t, seed, true)
 		return
 	}
-	seeds := uint64(120)
+	seeds := uint64(60)
 	if testing.Short() {
 		seeds = 24
 	}
@@ -316,22 +329,29 @@ func TestHistories(t *testing.T) {
 
 func historyRun(t *testing.T, seed uint64, loud bool) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		w := newHistories(t, seed, breaks{})
-		wrong := w.run()
-		h, _ := w.load.(*histories)
-		if len(wrong) > 0 {
-			t.Errorf("%s=%d: %d wrong:\n%s", historySeedEnv, seed, len(wrong), strings.Join(wrong[:min(len(wrong), 20)], "\n"))
-		}
-		if loud {
-			for key, steps := range h.steps {
-				for _, s := range steps {
-					t.Logf("%s [%d, %d] %+v", key, s.Call, s.Return, s.Input)
-				}
+	h, wrong := history(t, seed, breaks{})
+	if len(wrong) > 0 {
+		t.Errorf("%s=%d: %d wrong:\n%s", historySeedEnv, seed, len(wrong), strings.Join(wrong[:min(len(wrong), 20)], "\n"))
+	}
+	if loud {
+		for key, steps := range h.steps {
+			for _, s := range steps {
+				t.Logf("%s [%d, %d] %+v", key, s.Call, s.Return, s.Input)
 			}
 		}
-		if seed%40 == 0 {
-			t.Logf("seed %d: %d steps", seed, h.now/2)
-		}
+	}
+	if seed%40 == 0 {
+		t.Logf("seed %d: %d steps", seed, h.now/2)
+	}
+}
+
+// history lets a world live and judges what its clients were told.
+func history(t *testing.T, seed uint64, b breaks) (h *histories, wrong []string) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newHistories(t, seed, b)
+		wrong = w.run()
+		h, _ = w.load.(*histories)
 	})
+	return h, append(wrong, h.judge(t)...)
 }
