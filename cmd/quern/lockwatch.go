@@ -31,14 +31,24 @@ type watched struct {
 	stderr       io.Writer
 
 	ending bool // the program was asked to end
+	why    error
 	kill   <-chan time.Time
 }
 
 var errOutOfTime = errors.New("the lease could not be renewed in time")
 
 // run returns when all of the job has ended: whether it had the lock for as long
-// as it wanted.
+// as it wanted. It says why not only then, since a reader of stderr that stands
+// still must not hold up the kill.
 func (w *watched) run(signals <-chan os.Signal) bool {
+	kept := w.watch(signals)
+	if w.why != nil {
+		fmt.Fprintf(w.stderr, "quern: lost: the program was ended: %v\n", w.why)
+	}
+	return kept
+}
+
+func (w *watched) watch(signals <-chan os.Signal) bool {
 	low := time.NewTimer(w.left())
 	defer low.Stop()
 	lost := w.lease.Lost()
@@ -93,13 +103,12 @@ func (w *watched) end(why error, after time.Duration) {
 	if w.ending {
 		return
 	}
-	w.ending, w.kill = true, time.NewTimer(after).C
+	w.ending, w.why, w.kill = true, why, time.NewTimer(after).C
 	if after > 0 {
 		w.job.Terminate()
 	} else {
 		w.job.Kill()
 	}
-	fmt.Fprintf(w.stderr, "quern: lost: the program is ended: %v\n", why)
 }
 
 // goOn follows a time in which this process was perhaps stopped. Nothing renewed
