@@ -20,12 +20,14 @@ type committer struct {
 	mu      sync.Mutex
 	waiting []*flight // at most one per shard and activation
 	wake    chan struct{}
+	soon    chan struct{} // ends a pause between two commits
 	landing chan []*flight
 	group   sync.WaitGroup
 }
 
 func (k *committer) start(ctx context.Context) {
 	k.wake = make(chan struct{}, 1)
+	k.soon = make(chan struct{}, 1)
 	k.landing = make(chan []*flight, 1)
 	k.group.Go(func() { k.commitAll(ctx) })
 	k.group.Go(k.landAll)
@@ -105,9 +107,31 @@ func (k *committer) commitAll(ctx context.Context) {
 			}
 		}
 		k.landing <- flights
-		if k.pace > 0 && !pause(ctx, k.pace) {
+		if k.pace > 0 && !k.rest(ctx) {
 			return
 		}
+	}
+}
+
+// hurry has what is waiting committed without a pause.
+func (k *committer) hurry() {
+	select {
+	case k.soon <- struct{}{}:
+	default:
+	}
+}
+
+// rest keeps the pace; false means that ctx ended.
+func (k *committer) rest(ctx context.Context) bool {
+	timer := time.NewTimer(k.pace)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-k.soon:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -25,6 +25,9 @@ type gate struct {
 	torn  error
 	// deletions are stray records, to go with the next commit.
 	deletions [][]byte
+	// mark: the next commit goes even without records, so that the store knows
+	// that the states are those of this epoch.
+	mark bool
 
 	inFlight     bool
 	flight       *flight
@@ -65,7 +68,7 @@ func (g *gate) full() bool { return g.weight >= flightBytes }
 // cut hands the dirty states to the committer. It is called between turns.
 func (s *shard) cut() {
 	g := &s.gate
-	if g.inFlight || len(g.dirtyGrains) == 0 && len(g.deletions) == 0 {
+	if g.inFlight || len(g.dirtyGrains) == 0 && len(g.deletions) == 0 && !g.mark {
 		return
 	}
 	f := s.newFlight()
@@ -85,11 +88,11 @@ func (s *shard) cut() {
 	clear(g.dirtyGrains)
 	g.dirtyGrains, g.weight = g.dirtyGrains[:0], 0
 	g.flyingCalls = g.dirtyCalls.take()
-	if len(f.batch.Records) == 0 { // nothing that they tell of is left to wait for
+	if len(f.batch.Records) == 0 && !g.mark { // nothing that they tell of is left to wait for
 		s.answerAll(&g.flyingCalls)
 		return
 	}
-	g.inFlight = true
+	g.inFlight, g.mark = true, false
 	s.rt.committer.enqueue(f)
 }
 
@@ -117,7 +120,7 @@ func (s *shard) encodeDirty(f *flight, sessions bool) {
 }
 
 // stalls reports whether a turn must wait for the flight that is under way.
-func (s *shard) stalls() bool { return s.gate.inFlight && s.gate.full() }
+func (s *shard) stalls() bool { return s.gate.inFlight && s.gate.full() && s.phase != winding }
 
 // unstall lets the stalled calls have their turns, once the next flight has
 // room again.
@@ -230,7 +233,8 @@ func (s *shard) settle(f *flight) {
 	case Refused:
 		s.rollback(refusal(f.verdict.Err))
 	case Fenced:
-		s.lose(f.verdict.Err)
+		s.counts.fenced.Add(1)
+		s.lose(f.verdict.Err, 0)
 	case Unclear:
 		s.rt.log.Warn("commit outcome unknown; the shard reloads", slog.Any("shard", s.id), slog.Any("err", f.verdict.Err))
 		s.reload(failure.Wrap(f.verdict.Err, failure.OutcomeUnknown, "the commit failed half way; the operation perhaps happened"))
@@ -242,7 +246,7 @@ func (s *shard) answerAll(l *callList) {
 	calls := l.take()
 	s.waiting -= calls.n
 	for c := calls.pop(); c != nil; c = calls.pop() {
-		c.complete(c.err)
+		s.say(c, c.err)
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	pactor "github.com/asynkron/protoactor-go/actor"
+
+	"github.com/quern-io/quern/internal/boottime"
 )
 
 // Defaults of Config.
@@ -56,13 +58,30 @@ type Config struct {
 	// WatchersPerKey and WatchersPerShard bound the watchers; zero means
 	// 16,384 and 65,536. Beyond them a watch gets OVERLOADED.
 	WatchersPerKey, WatchersPerShard int
+	// Leased makes the shards serve by leases: see Serve. Activate is not for
+	// such a runtime.
+	Leased bool
+	// Clock is what leases end by. It must run on while the process, or the
+	// machine, is stopped; nil is CLOCK_BOOTTIME.
+	Clock func() time.Duration
+	// OnEpoch hears that a shard has raised its own epoch at the store, after a
+	// commit whose outcome was unknown, and serves under it. OnFenced hears that
+	// the store refused a shard's epoch, which serves no longer; known is the
+	// epoch that stands in the way, 0 where it is not known. Both are for leased
+	// runtimes, and are called from one goroutine, in order for each shard; of
+	// several epochs of a shard the last may be told alone. nil ignores them.
+	OnEpoch  func(shard uint32, epoch uint64)
+	OnFenced func(shard uint32, epoch, known uint64)
 	// Logger gets changes of state and defects; nil discards them.
 	Logger *slog.Logger
 	// Metrics gets the runtime's metrics; nil registers none.
 	Metrics *metrics.Set
 }
 
-var errNoStore = errors.New("actors: Config.Store is missing")
+var (
+	errNoStore = errors.New("actors: Config.Store is missing")
+	errLeased  = errors.New("actors: Config.Leased is set: shards serve by leases")
+)
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Store == nil {
@@ -90,6 +109,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Incarnation == [16]byte{} {
 		_, _ = rand.Read(c.Incarnation[:]) // never fails
 	}
+	if c.Clock == nil {
+		c.Clock = boottime.Now
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -109,6 +131,7 @@ type Runtime struct {
 	noWaits          atomic.Bool // nothing is parked any more
 	gated            bool        // replies wait for the commit
 	openWatches      bool        // events do not
+	blindTrust       bool        // leases do not end; for tests
 	residentPerShard int
 
 	calls     callPool
@@ -120,6 +143,7 @@ type Runtime struct {
 	loader    loader
 	sweeper   sync.WaitGroup
 	herald    herald
+	tidings   tidings
 
 	life     sync.Mutex // guards Start and Stop
 	started  bool
@@ -183,6 +207,9 @@ func (r *Runtime) Start(ctx context.Context) error {
 	r.raiser.start(ctx)
 	r.loader.start(ctx, loaderWorkers)
 	r.herald.start()
+	if r.cfg.Leased {
+		r.tidings.start(&r.cfg)
+	}
 	r.sweeper.Go(func() { r.sweepAll(ctx) })
 
 	r.system = pactor.NewActorSystem(pactor.WithLoggerFactory(func(*pactor.ActorSystem) *slog.Logger { return r.log }))
@@ -212,6 +239,9 @@ type Claim struct {
 func (r *Runtime) Activate(ctx context.Context, claims []Claim) error {
 	if r.stopping.Load() {
 		return errStopping
+	}
+	if r.cfg.Leased {
+		return errLeased
 	}
 	done := make([]chan struct{}, len(claims))
 	for i, c := range claims {
@@ -316,6 +346,9 @@ func (r *Runtime) end() error {
 	r.loader.group.Wait()
 	r.sweeper.Wait()
 	r.herald.end()
+	if r.cfg.Leased {
+		r.tidings.end()
+	}
 	r.system.Shutdown()
 	r.unregister(r.cfg.Metrics)
 	return err

@@ -16,6 +16,7 @@ import (
 //	idle ──► raising ──► serving ──► raising (after an unclear commit or a defect)
 //	             │           └─────► fenced  (the store has a higher epoch)
 //	             └─────────────────► fenced
+//	serving ──► winding ──► idle     (leased shards only, as fenced ──► serving)
 //	any ──► closed
 type phase uint8
 
@@ -25,6 +26,7 @@ const (
 	serving
 	fenced // another node has taken the shard
 	closed
+	winding // takes no turns; what was begun becomes durable
 )
 
 // shard is the actor that owns all grains of one shard. All fields but the
@@ -42,8 +44,15 @@ type shard struct {
 	owned      atomic.Bool // whether phase is serving or, again, raising
 	ready      atomic.Bool // whether phase is serving
 	current    *call
-	clock      shardClock
-	sequence   uint64 // the last number that next returned
+	// granted is the last tenure that the owner of the leases gave, tenure that
+	// of the present activation; nil where the runtime is not leased.
+	granted  atomic.Pointer[tenure]
+	tenure   *tenure
+	leaving  callList       // answers that leave when the clock was looked at
+	lapsed   int64          // the end of trust that was found to have passed; else 0
+	refusal  *failure.Error // of the calls that come while idle or winding; nil: NOT_OWNER
+	clock    shardClock
+	sequence uint64 // the last number that next returned
 
 	kinds     []*kindGrains
 	residents residents
@@ -73,6 +82,7 @@ type shard struct {
 // shardCounts are read by the metrics.
 type shardCounts struct {
 	turns, overloaded, panics, evicted, restarts, replays, events atomic.Uint64
+	fenced, withheld, drains                                      atomic.Uint64
 	resident, sessions, watchers                                  atomic.Int64
 }
 
@@ -154,7 +164,12 @@ func (s *shard) endBatch() {
 	}
 	show(&s.counts.resident, s.residents.weight)
 	show(&s.counts.sessions, len(s.sessionGrains().grains))
-	if s.phase != serving {
+	switch s.phase {
+	case serving:
+	case winding:
+		s.goOnWinding()
+		return
+	default:
 		return
 	}
 	s.startLoad()
@@ -162,6 +177,9 @@ func (s *shard) endBatch() {
 	s.cut()
 	s.unstall()
 	s.timers.goOn(s)
+	if s.tenure != nil {
+		s.letGo()
+	}
 	if s.drained != nil && s.quiet() {
 		s.close()
 	}
@@ -220,6 +238,10 @@ func (c *call) release() {
 func (s *shard) admit(c *call) {
 	switch s.phase {
 	case serving:
+		if s.barred() {
+			c.complete(errNotOwner)
+			return
+		}
 	case raising:
 		if c.task == taskDue {
 			c.complete(nil)
@@ -230,8 +252,8 @@ func (s *shard) admit(c *call) {
 	case closed:
 		c.complete(errStopping)
 		return
-	case idle, fenced:
-		c.complete(errNotOwner)
+	case idle, fenced, winding:
+		c.complete(s.refused())
 		return
 	}
 	switch {
@@ -260,6 +282,14 @@ func (s *shard) admit(c *call) {
 		return
 	}
 	s.dispatch(s.find(c.kindIndex, c.key), c)
+}
+
+// refused is the answer of a shard that this node does not serve.
+func (s *shard) refused() error {
+	if s.refusal != nil {
+		return s.refusal
+	}
+	return errNotOwner
 }
 
 // crowds reports whether so much of what is resident cannot be evicted that the
@@ -359,8 +389,11 @@ func (s *shard) raised(q raiseRequest, result Raised) {
 	case q.activation != s.activation || s.phase != raising:
 	case result.OK:
 		s.activate(q.raise.Epoch, result.Time)
+		if s.tenure != nil {
+			s.rt.tidings.raised(s, q.raise.Epoch)
+		}
 	default:
-		s.lose(result.Err)
+		s.lose(result.Err, result.Epoch)
 	}
 }
 
@@ -388,7 +421,16 @@ func (s *shard) activate(epoch uint64, lastTime int64) {
 // reload ends the present activation: what waits at the gate fails with err,
 // what had no turn yet waits for the next activation.
 func (s *shard) reload(err error) {
-	if s.phase != serving {
+	switch {
+	case s.phase == winding:
+		s.endTenure(s.refusal)
+		return
+	case s.phase != serving:
+		return
+	case s.tenure != nil && !s.rt.gated:
+		// Other nodes do not see this store, and so not its epochs either: a
+		// new one must come from them.
+		s.lose(err, s.epoch.Load())
 		return
 	}
 	s.phase = raising
@@ -398,8 +440,8 @@ func (s *shard) reload(err error) {
 }
 
 // lose ends the present activation for good: the store has a higher epoch, or
-// what the store says instead.
-func (s *shard) lose(why error) {
+// what the store says instead. known is the store's epoch, or 0.
+func (s *shard) lose(why error, known uint64) {
 	s.rt.log.Error("shard lost: the store does not take its epoch any more",
 		slog.Any("shard", s.id), slog.Uint64("epoch", s.epoch.Load()), slog.Any("err", why))
 	s.phase = fenced
@@ -408,6 +450,11 @@ func (s *shard) lose(why error) {
 	s.endActivation(errNotOwner)
 	s.failAll(&s.held, errNotOwner)
 	s.settleClaim()
+	if s.tenure != nil {
+		s.rt.tidings.fenced(s, s.epoch.Load(), known)
+		s.refusal = nil
+		s.overTenure()
+	}
 	if s.drained != nil {
 		s.close()
 	}
@@ -416,6 +463,10 @@ func (s *shard) lose(why error) {
 func (s *shard) endActivation(err error) {
 	s.activation++
 	s.endWatches()
+	s.withhold(&s.leaving)
+	if s.tenure != nil && s.phase == idle {
+		s.withholdGate()
+	}
 	s.failAll(&s.gate.flyingCalls, err)
 	s.failAll(&s.gate.dirtyCalls, err)
 	s.hold(&s.gate.stalled)
@@ -461,7 +512,8 @@ func (s *shard) failAll(l *callList, err error) {
 
 // quiet reports whether nothing is under way.
 func (s *shard) quiet() bool {
-	return s.waiting == 0 && s.box.ready.n == 0 && !s.gate.inFlight && len(s.gate.dirtyGrains) == 0
+	return s.waiting == 0 && s.box.ready.n == 0 && !s.gate.inFlight && len(s.gate.dirtyGrains) == 0 &&
+		s.leaving.n == 0 && !s.gate.mark
 }
 
 // drain makes the shard close as soon as everything that it has begun is
@@ -470,7 +522,7 @@ func (s *shard) quiet() bool {
 func (s *shard) drain(done chan struct{}) {
 	s.drained = done
 	s.failParked(errStopping)
-	if s.phase != serving || s.quiet() {
+	if s.phase != serving && s.phase != winding || s.quiet() {
 		s.close()
 	}
 }
@@ -486,6 +538,7 @@ func (s *shard) close() {
 	s.endActivation(failure.New(failure.OutcomeUnknown, "the node was stopped before the operation was durable; it perhaps happened"))
 	s.failAll(&s.held, errStopping)
 	s.settleClaim()
+	s.overTenure()
 	if s.drained != nil {
 		close(s.drained)
 		s.drained = nil

@@ -211,7 +211,7 @@ func (s *shard) answer(g *grain, flags grainFlags, c *call, err error) {
 	}
 	switch {
 	case !s.rt.gated || flags&(dirty|flying) == 0 || isNoAnswer(err):
-		c.complete(err)
+		s.say(c, err)
 		return
 	case flags&dirty != 0:
 		s.wait(&s.gate.dirtyCalls, c)

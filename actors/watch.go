@@ -43,6 +43,7 @@ type topic struct {
 	queued  atomic.Bool                   // at the herald
 
 	kind     *kindGrains
+	tenure   *tenure // under which it was made
 	key      string
 	watchers int
 	noted    bool // in watches.noted
@@ -65,6 +66,8 @@ type watches struct {
 	flying []flyingEvent
 	// noted were changed in this batch of a shard whose gate is open.
 	noted []*grain
+	// untold may be told when a leased shard has looked at the clock.
+	untold []flyingEvent
 }
 
 type flyingEvent struct {
@@ -186,6 +189,9 @@ func (w *watcher) next(ctx context.Context, beat <-chan time.Time) (*handles.Eve
 		select {
 		case <-*changed:
 		case <-beat:
+			if !w.shard.rt.trusts(t.tenure) {
+				return nil, errNotOwner
+			}
 			return w.seen.Heartbeat(), nil
 		case <-ctx.Done():
 			return nil, handles.WatchEnded(ctx)
@@ -226,7 +232,7 @@ func (s *shard) join(g *grain, w *watcher) error {
 		return errKeyWatched
 	case t == nil:
 		changed := make(chan struct{})
-		t = &topic{kind: g.kind, key: g.key}
+		t = &topic{kind: g.kind, key: g.key, tenure: s.tenure}
 		t.changed.Store(&changed)
 		if g.kind.topics == nil {
 			g.kind.topics = make(map[string]*topic)
@@ -293,7 +299,7 @@ func (s *shard) tellNoted() {
 		if t := g.kind.topics[g.key]; t != nil {
 			t.noted = false
 			if !g.is(dropped) {
-				s.tell(t, s.see(g))
+				s.announce(t, s.see(g))
 			}
 		}
 		s.watches.noted[i] = nil
@@ -304,7 +310,7 @@ func (s *shard) tellNoted() {
 // landEvents tells of the commit that is done.
 func (s *shard) landEvents() {
 	for _, f := range s.watches.flying {
-		s.tell(f.topic, f.event)
+		s.announce(f.topic, f.event)
 	}
 	s.dropEvents()
 }
@@ -313,6 +319,15 @@ func (s *shard) landEvents() {
 func (s *shard) dropEvents() {
 	clear(s.watches.flying)
 	s.watches.flying = s.watches.flying[:0]
+}
+
+// announce tells of an event; a leased shard does so at the end of the batch.
+func (s *shard) announce(t *topic, e *handles.Event) {
+	if s.tenure == nil {
+		s.tell(t, e)
+		return
+	}
+	s.watches.untold = append(s.watches.untold, flyingEvent{t, e})
 }
 
 // tell replaces a topic's event. It costs the turn the same for one watcher as
@@ -328,6 +343,10 @@ func (s *shard) endWatches() {
 	switch s.phase {
 	case fenced:
 		reason = errNotOwner
+	case idle, winding:
+		if reason = s.refusal; reason == nil {
+			reason = errNotOwner
+		}
 	case closed:
 		reason = errStopping
 	default:
