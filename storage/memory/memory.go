@@ -35,6 +35,9 @@ type shard struct {
 	epoch       uint64
 	incarnation [16]byte
 	time        int64
+	// written is the epoch of the last commit; 0 where there is none, or it was
+	// dropped.
+	written uint64
 	// records maps key to value. A value is never changed in place, so that
 	// a reader may use it after it let go of mu.
 	records map[string][]byte
@@ -45,13 +48,18 @@ var _ actors.Store = (*Store)(nil)
 // New returns an empty store with the given number of shards and a fresh
 // cluster id. It does no I/O; Close is not needed to free it.
 func New(shards uint32) *Store {
-	s := &Store{
-		info:   actors.StoreInfo{Name: "memory", Shards: shards},
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails (documented since Go 1.24)
+	return NewIn(id, shards)
+}
+
+// NewIn is New for a node of the cluster with the given id, whose other nodes
+// have stores of their own.
+func NewIn(clusterID [16]byte, shards uint32) *Store {
+	return &Store{
+		info:   actors.StoreInfo{Name: "memory", ClusterID: clusterID, Shards: shards},
 		shards: make([]shard, shards),
 	}
-	// crypto/rand.Read never fails (documented since Go 1.24).
-	_, _ = rand.Read(s.info.ClusterID[:])
-	return s
 }
 
 // Info describes the store.
@@ -177,8 +185,27 @@ func (sh *shard) commit(b *actors.Batch) actors.Verdict {
 		}
 		sh.records[string(r.Key)] = bytes.Clone(r.Value)
 	}
-	sh.time = b.Time
+	sh.time, sh.written = b.Time, b.Epoch
 	return actors.Verdict{}
+}
+
+// Written returns the epoch under which the states of a shard were written, by
+// its last commit; 0 where it has none. It panics where there is no such shard.
+func (s *Store) Written(shard uint32) uint64 {
+	sh := &s.shards[shard]
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	return sh.written
+}
+
+// Empty drops the states of a shard, and leaves its row. What is committed under
+// the row's epoch afterwards is there again: raise the epoch first. It panics
+// where there is no such shard.
+func (s *Store) Empty(shard uint32) {
+	sh := &s.shards[shard]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.records, sh.written = nil, 0
 }
 
 // Close makes every later call fail. It returns nil.
