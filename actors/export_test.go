@@ -164,3 +164,7 @@ func (r *Runtime) CleanAt(shard uint32) bool {
 	s.box.post(func() { is <- !s.gate.inFlight && len(s.gate.dirtyGrains) == 0 })
 	return <-is
 }
+
+// TrustBlindly lets replies leave though their lease has ended. It must be called
+// before anything is served.
+func (r *Runtime) TrustBlindly() { r.blindTrust = true }

@@ -60,7 +60,6 @@ func (r leased) serve(tb testing.TB, key string, epoch uint64, until time.Durati
 	r.Serve(actors.Lease{Shard: shard, Epoch: epoch, Time: raised[0].Time, Until: until})
 }
 
-
 // TestLease: a shard answers from Serve on, while the clock is below the end.
 func TestLease(t *testing.T) {
 	t.Parallel()
