@@ -70,6 +70,10 @@ type Membership interface {
 	// is due. It is to be called every third of the check's TTL. That it
 	// succeeds proves nothing about locks. ErrSessionLost: join again.
 	KeepAlive(ctx context.Context, s Session) error
+	// Announce changes the state that the members see of the one who joined. It
+	// passes then, as after KeepAlive, and its session and locks stay as they
+	// are. ErrSessionLost: join again.
+	Announce(ctx context.Context, s Session, state State) error
 	// Leave ends the session and takes the member out. Locks should have been
 	// released before. A session or member that is gone is no error.
 	Leave(ctx context.Context, s Session) error

@@ -9,6 +9,8 @@ const (
 	Joining State = "joining"
 	// Ready: it owns shards and serves them.
 	Ready State = "ready"
+	// Cordoned: it keeps what it has and gets no more.
+	Cordoned State = "cordoned"
 	// Draining: it gives its shards away before it leaves.
 	Draining State = "draining"
 )

@@ -43,6 +43,8 @@ type Member struct {
 	Addr, HTTP string
 	// Protocol is the version that it speaks with other nodes.
 	Protocol uint32
+	// State is what it says of itself; empty counts as Ready.
+	State State
 	// Passing says that it was heard of within the check's TTL. Set by
 	// Members, ignored by Join.
 	Passing bool

@@ -77,6 +77,33 @@ func (c *Client) KeepAlive(ctx context.Context, s cluster.Session) error {
 	return err
 }
 
+// Announce implements cluster.Membership.
+func (c *Client) Announce(ctx context.Context, s cluster.Session, state cluster.State) error {
+	const what = "announce a state"
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	c.mu.Lock()
+	self := c.self
+	c.mu.Unlock()
+	return c.write(ctx, what, func(now time.Time) error {
+		m, found := c.twin.state.members[self]
+		if !found || s == "" {
+			return noSession(what)
+		}
+		if err := c.alive(what, s); err != nil {
+			return err
+		}
+		if m.Passing && m.State == state {
+			m.due = now.Add(m.ttl)
+			c.twin.state.members[self] = m
+			return nil
+		}
+		m.Passing, m.State, m.due = true, state, now.Add(m.ttl)
+		c.twin.setMember(self, m)
+		return nil
+	})
+}
+
 // Leave implements cluster.Membership.
 func (c *Client) Leave(ctx context.Context, s cluster.Session) error {
 	ctx, cancel := bounded(ctx)

@@ -48,6 +48,7 @@ var tests = []struct {
 	{"MemberNames", false, testMemberNames},
 	{"CheckEnds", false, testCheckEnds},
 	{"KeepAlive", false, testKeepAlive},
+	{"Announce", false, testAnnounce},
 	{"Locks", false, testLocks},
 	{"LockValues", false, testLockValues},
 	{"AcquireIsGuarded", false, testAcquireIsGuarded},

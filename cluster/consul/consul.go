@@ -71,6 +71,7 @@ type Authority struct {
 
 	mu      sync.Mutex
 	id      string          // of service instance and check, empty before Join
+	self    cluster.Member  // who joined
 	session cluster.Session // the one that was renewed last
 	renewed time.Time
 }

@@ -35,6 +35,7 @@ const (
 	metaIncarnation = "incarnation"
 	metaHTTP        = "http"
 	metaProtocol    = "protocol"
+	metaState       = "state"
 )
 
 func (a *Authority) service() string { return "quern-" + a.cluster }
@@ -62,7 +63,7 @@ func (a *Authority) Join(ctx context.Context, m cluster.Member, lockDelay time.D
 	}
 	// Before it is known whether it succeeds: Leave is to undo it in any case.
 	a.mu.Lock()
-	a.id = registration.ID
+	a.id, a.self = registration.ID, m
 	a.mu.Unlock()
 	if err := a.api.Agent().ServiceRegisterOpts(registration, api.ServiceRegisterOpts{}.WithContext(ctx)); err != nil {
 		return "", classify("register as a member", needsService, err)
@@ -85,7 +86,7 @@ func (a *Authority) registration(m cluster.Member) (*api.AgentServiceRegistratio
 		return nil, fmt.Errorf("cluster/consul: address of member %s: %w", m.Name, err)
 	}
 	id := a.instance(m)
-	return &api.AgentServiceRegistration{
+	registration := &api.AgentServiceRegistration{
 		ID: id, Name: a.service(), Address: host, Port: int(port),
 		Meta: map[string]string{
 			metaNode: m.Name, metaIncarnation: m.Incarnation.String(), metaHTTP: m.HTTP,
@@ -95,7 +96,37 @@ func (a *Authority) registration(m cluster.Member) (*api.AgentServiceRegistratio
 			CheckID: checkID(id), TTL: a.checkTTL.String(), Status: api.HealthPassing,
 			DeregisterCriticalServiceAfter: forget.String(),
 		},
-	}, nil
+	}
+	if m.State != "" {
+		registration.Meta[metaState] = string(m.State)
+	}
+	return registration, nil
+}
+
+// Announce implements cluster.Membership. The member is registered again with
+// other metadata: the agent keeps its check, which passes, and with it the
+// session. A member that was taken out meanwhile must not come back by that, so
+// the agent is asked for its check first.
+func (a *Authority) Announce(ctx context.Context, s cluster.Session, state cluster.State) error {
+	const what = "announce a state"
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	a.mu.Lock()
+	m, id := a.self, a.id
+	a.mu.Unlock()
+	if s == "" || id == "" {
+		return noSession(what)
+	}
+	if err := a.pass(ctx, id); err != nil {
+		return err
+	}
+	m.State = state
+	registration, err := a.registration(m)
+	if err != nil {
+		return err
+	}
+	err = a.api.Agent().ServiceRegisterOpts(registration, api.ServiceRegisterOpts{}.WithContext(ctx))
+	return classify(what, needsService, err)
 }
 
 func checkID(instance string) string { return "check-" + instance }
@@ -239,6 +270,7 @@ func member(entry *api.ServiceEntry) (m cluster.Member, ok bool) {
 		Name: meta[metaNode], Incarnation: incarnation, HTTP: meta[metaHTTP],
 		Addr:     net.JoinHostPort(entry.Service.Address, strconv.Itoa(entry.Service.Port)),
 		Protocol: uint32(protocol),
+		State:    cluster.State(meta[metaState]),
 		Passing:  passing(entry),
 	}, true
 }

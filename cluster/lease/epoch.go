@@ -21,6 +21,8 @@ func (m *Machine) Rewritten(at time.Duration, r Rewrite, outcome Outcome, index 
 		h := s.hold
 		switch {
 		case !s.answered(r.attempt) || h == nil:
+		case h.serving:
+			m.followed(s, r, outcome, index)
 		case outcome != Done:
 			m.drop(s, NotHeld)
 		default:

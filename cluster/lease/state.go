@@ -61,6 +61,9 @@ type hold struct {
 	// memory.
 	stale, fresh, raised, keep bool
 	serving                    bool
+	// behind says that the lock's value has a lower epoch than is served. index
+	// is 0 while it is not known how the lock was left by a rewrite.
+	behind bool
 }
 
 // learn takes note of the highest epoch that is known when h got its own, where
@@ -85,6 +88,7 @@ func (m *Machine) advance(s *state) {
 	case h == nil:
 		m.take(s)
 	case h.serving:
+		m.follow(s)
 	case !s.wanted:
 		m.release(s, Clean{})
 	case h.lapsed, m.now >= h.exempt && (m.now < h.from || !h.confirmed):
@@ -120,6 +124,7 @@ func (m *Machine) due(s *state) time.Duration {
 	switch {
 	case s.pending != 0:
 		return due
+	case h != nil && h.serving && h.behind && h.index != 0:
 	case h != nil && s.wanted && (h.serving || h.lapsed || !h.confirmed && m.now >= h.exempt):
 		return due
 	case h != nil && h.serving:

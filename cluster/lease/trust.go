@@ -15,7 +15,7 @@ func (m *Machine) trust(start time.Duration) time.Duration {
 func (m *Machine) lapse(s *state) {
 	switch h := s.hold; {
 	case h == nil || h.lapsed:
-	case !h.stale && h.epoch < s.highest && s.pending == 0:
+	case !h.stale && h.epoch < s.highest && (s.pending == 0 || h.serving):
 		m.distrust(s, Superseded)
 	case m.now >= h.until && m.omit.gap:
 		m.stop(s, Lapsed)
@@ -30,7 +30,7 @@ func (m *Machine) lapse(s *state) {
 func (m *Machine) distrust(s *state, why Why) {
 	m.stop(s, why)
 	h := s.hold
-	h.lapsed, h.stale, h.fresh, h.raised, h.keep = true, true, false, false, false
+	h.lapsed, h.stale, h.fresh, h.raised, h.keep, h.behind = true, true, false, false, false, false
 	h.exempt, h.handoff = 0, ""
 }
 

@@ -1,0 +1,2 @@
+// Package owner joins a node with its cluster.
+package owner
