@@ -75,7 +75,8 @@ type Membership interface {
 	// are. ErrSessionLost: join again.
 	Announce(ctx context.Context, s Session, state State) error
 	// Leave ends the session and takes the member out. Locks should have been
-	// released before. A session or member that is gone is no error.
+	// released before; the lead is given up, so that another can have it at
+	// once. A session or member that is gone is no error.
 	Leave(ctx context.Context, s Session) error
 	// Members waits as w says and returns all members.
 	Members(ctx context.Context, w Watch) (Members, error)

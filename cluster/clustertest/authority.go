@@ -112,6 +112,9 @@ func (c *Client) Leave(ctx context.Context, s cluster.Session) error {
 	self := c.self
 	c.mu.Unlock()
 	return c.write(ctx, "leave", func(now time.Time) error {
+		if lead := (key{cluster: c.cluster, kind: aLeader}); s != "" && c.twin.state.entries[lead].holder == s {
+			c.twin.put(lead, "", "")
+		}
 		c.twin.endSession(s, now)
 		c.twin.removeMember(self, now)
 		return nil

@@ -214,7 +214,11 @@ func (a *Authority) Leave(ctx context.Context, s cluster.Session) error {
 	a.mu.Unlock()
 	var errs []error
 	if s != "" {
-		_, err := a.api.Session().Destroy(string(s), write(ctx))
+		// What ends with the session is left alone for its delay.
+		lead := &api.KVPair{Key: a.keys.leader(), Session: string(s)}
+		_, _, err := a.api.KV().Release(lead, write(ctx))
+		errs = append(errs, classify("give up the lead", needsKeys, err))
+		_, err = a.api.Session().Destroy(string(s), write(ctx))
 		errs = append(errs, classify("end the session", needsSessions, err))
 	}
 	if id != "" {
