@@ -40,8 +40,19 @@ type Error struct {
 	// RetryAfter is how long to wait before the next attempt; zero where
 	// the failure is not retryable or the caller may choose.
 	RetryAfter time.Duration
+	// Owner, where it is not nil, is who owns the operation's shard as far as
+	// the one who answered knows.
+	Owner *Owner
 	// Cause is the underlying error, if any. It does not cross the network.
 	Cause error
+}
+
+// Owner is a shard's owner.
+type Owner struct {
+	Shard uint32
+	// Node is its name, Addr its gRPC listener's HOST:PORT, Epoch its ownership.
+	Node, Addr string
+	Epoch      uint64
 }
 
 // New returns a failure with a formatted message.
@@ -58,6 +69,13 @@ func Wrap(cause error, reason Reason, format string, args ...any) *Error {
 func (e *Error) After(d time.Duration) *Error {
 	c := *e
 	c.RetryAfter = d
+	return &c
+}
+
+// Owned returns a copy that says who owns the shard.
+func (e *Error) Owned(o Owner) *Error {
+	c := *e
+	c.Owner = &o
 	return &c
 }
 

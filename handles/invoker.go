@@ -119,6 +119,25 @@ type Operation struct {
 	Session Session
 	// Memo is of the session; it may be nil.
 	Memo *Memo
+	// Passage is set by those who took the operation from a network and can
+	// pass on an answer as it comes; nil otherwise.
+	Passage *Passage
+}
+
+// Passage is an operation in the form in which it travels, for those who pass it
+// on to another node.
+type Passage struct {
+	// Request is the encoded request. It is good until Submit, SubmitList or
+	// SubmitWait returns.
+	Request []byte
+	// Reply, where it is not nil, is the encoded reply, in place of the
+	// operation's Reply. It is good until Completed returns.
+	Reply []byte
+	// Hops is how many nodes have passed the operation on.
+	Hops uint32
+	// Routed says that the operation was looked for elsewhere already: its end
+	// is final.
+	Routed bool
 }
 
 // MayWait reports whether the operation can be held back until others have done

@@ -48,6 +48,8 @@ type Watch struct {
 	Each func(*Event) error
 	// Origin is filled in as far as known before Each is called.
 	Origin Origin
+	// Hops is how many nodes have passed the watch on.
+	Hops uint32
 }
 
 // WatchMessage is an answer to a watch: an event or a heartbeat.

@@ -143,6 +143,10 @@ func (f *fake) Where(_ context.Context, key string) (*quernv1.ClusterServiceWher
 	return &quernv1.ClusterServiceWhereResponse{Key: key, Shard: origin.Shard, Node: origin.Node, Epoch: origin.Epoch}, nil
 }
 
+func (*fake) Routes(context.Context, uint64) (*quernv1.ClusterServiceRoutesResponse, error) {
+	return &quernv1.ClusterServiceRoutesResponse{Version: 1, ShardsTotal: 256}, nil
+}
+
 func (f *fake) Ready() error {
 	if e := f.ready.Load(); e != nil {
 		return e

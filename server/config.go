@@ -42,6 +42,9 @@ type Backend interface {
 	Status(ctx context.Context) (*quernv1.ClusterServiceStatusResponse, error)
 	// Where finds a key's owner; a bad key is refused with INVALID_KEY.
 	Where(ctx context.Context, key string) (*quernv1.ClusterServiceWhereResponse, error)
+	// Routes tells who owns each shard; the answer is short where the table is
+	// the one of that version.
+	Routes(ctx context.Context, version uint64) (*quernv1.ClusterServiceRoutesResponse, error)
 	// Ready returns nil while the node can serve, else why it cannot. It
 	// must not block: health checks call it.
 	Ready() error

@@ -64,6 +64,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	registerTransactions(g, newTransactions(on))
 	registerClusters(g, newClusters(on))
 	registerGrains(g, s.grains, s.cutConn)
+	registerPeers(g, on, s.grains.peers)
 	s.health.register(g)
 	reflection.Register(g)
 	return g
@@ -125,6 +126,7 @@ func registerClusters(g *grpc.Server, s *clusters) {
 	desc.Methods = []grpc.MethodDesc{
 		grpcMethod("Status", s.Status),
 		grpcMethod("Where", s.Where),
+		grpcMethod("Routes", s.Routes),
 	}
 	g.RegisterService(&desc, s)
 }

@@ -13,6 +13,7 @@ import (
 // The methods of ClusterService. They are no operations on a grain.
 var (
 	clusterStatus = &handles.Method{Kind: "cluster", Name: "Status", Procedure: quernv1.ClusterService_Status_FullMethodName}
+	clusterRoutes = &handles.Method{Kind: "cluster", Name: "Routes", Procedure: quernv1.ClusterService_Routes_FullMethodName}
 	clusterWhere  = &handles.Method{Kind: "cluster", Name: "Where", Procedure: quernv1.ClusterService_Where_FullMethodName}
 )
 
@@ -222,11 +223,11 @@ type keyedMessage interface {
 // clusters is ClusterService on one transport.
 type clusters struct {
 	quernv1.UnimplementedClusterServiceServer
-	status, where *caller
+	status, where, routes *caller
 }
 
 func newClusters(on func(*handles.Method) *caller) *clusters {
-	return &clusters{status: on(clusterStatus), where: on(clusterWhere)}
+	return &clusters{status: on(clusterStatus), where: on(clusterWhere), routes: on(clusterRoutes)}
 }
 
 // Status implements ClusterService.

@@ -54,6 +54,7 @@ type stream struct {
 	// The rest, up to mu, belongs to the reader.
 	methods  []*streamMethod // by number
 	sessions perShard[*named]
+	speaks   speaker
 	now      time.Time // when the frame under way was read
 	steps    int       // since others had a turn
 	turn     time.Time // when the others had theirs

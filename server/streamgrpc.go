@@ -30,8 +30,9 @@ func registerGrains(g *grpc.Server, s *grainService, cut func(net.Addr)) {
 
 func (s *Server) newGrains(f face) *grainService {
 	lists, _ := s.cfg.Backend.(handles.ListSubmitter)
+	peers, _ := s.cfg.Backend.(Peer)
 	return &grainService{
-		core: s.core, face: f, lists: lists, methods: streamMethodsOf(s.callers("stream", f)),
+		core: s.core, face: f, lists: lists, peers: peers, methods: streamMethodsOf(s.callers("stream", f)),
 		maxFrame: s.cfg.MaxMessageBytes, slowReader: s.cfg.WriteTimeout, stopping: s.stopping, readers: &s.handlers,
 	}
 }

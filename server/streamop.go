@@ -33,6 +33,8 @@ type grainService struct {
 	readers *sync.WaitGroup
 	// lists is the backend where it takes many operations at once, else nil.
 	lists handles.ListSubmitter
+	// peers is the backend where it is one of several nodes, else nil.
+	peers Peer
 }
 
 // enter counts a stream, or says why there can be none.
@@ -86,6 +88,7 @@ type streamOp struct {
 	once    once // nil for reads
 	reset   interface{ Reset() }
 	scratch fastproto.Scratch
+	passage handles.Passage
 }
 
 // newStreamMethod is the method with the given messages.
@@ -109,7 +112,7 @@ func newStreamMethod[Q, R any, PQ interface {
 			reply   R
 		})
 		o := &c.streamOp
-		o.home, o.reset, o.sub.Done = home, PR(&c.reply), o
+		o.home, o.reset, o.sub.Done, o.sub.Op.Passage = home, PR(&c.reply), o, &o.passage
 		o.sub.Op.Method, o.sub.Op.Request, o.sub.Op.Reply = m, PQ(&c.request), PR(&c.reply)
 		o.in, _ = o.sub.Op.Request.(keyed)
 		o.once, _ = o.sub.Op.Request.(once)
@@ -188,6 +191,7 @@ func (o *streamOp) prepare(in *frame.Operation) (shard uint32, refused *failure.
 	if err := fastproto.Unmarshal(in.Request, o.sub.Op.Request, &o.scratch); err != nil {
 		return 0, failure.New(failure.InvalidField, "the request does not decode: %v", err)
 	}
+	o.passage.Request, o.passage.Hops = in.Request, in.Hops
 	if o.home.method.Waits {
 		o.sub.Op.Request.ProtoReflect().SetUnknown(nil) // it may be kept for long
 	}
@@ -202,7 +206,7 @@ func (o *streamOp) prepare(in *frame.Operation) (shard uint32, refused *failure.
 	if in.Number == 0 {
 		return shard, nil
 	}
-	session := *o.stream.sessions.at(shard)
+	session := o.stream.session(shard, in.Session)
 	if session == nil {
 		return 0, failure.New(failure.SessionExpired, "the stream has named no session at shard %d", shard)
 	}
@@ -228,6 +232,9 @@ func (o *streamOp) Completed(epoch uint64, err error) {
 	var e *failure.Error
 	fine := o.home.metrics
 	if err != nil {
+		if err = s.again(o, err); err == nil {
+			return
+		}
 		e = s.grains.failure(s.frames.Context(), err)
 		fine.fail(e.Reason)
 		fine = nil
@@ -239,7 +246,9 @@ func (o *streamOp) Completed(epoch uint64, err error) {
 	if e == nil {
 		s.seal()
 		var broken error
-		if s.out.replies, broken = frame.AppendReply(s.out.replies, o.id, o.sub.Op.Reply); broken != nil {
+		if raw := o.passage.Reply; raw != nil {
+			s.out.replies = frame.AppendRawReply(s.out.replies, o.id, raw)
+		} else if s.out.replies, broken = frame.AppendReply(s.out.replies, o.id, o.sub.Op.Reply); broken != nil {
 			e = failure.Wrap(broken, failure.Internal, "the reply does not encode")
 		}
 	}
@@ -281,7 +290,7 @@ func (o *streamOp) recycle() {
 	o.reset.Reset()
 	op := &o.sub.Op
 	op.Key, op.IdempotencyKey, op.Origin, op.Session, op.Memo = "", "", handles.Origin{}, handles.Session{}, nil
-	o.stream, o.waits = nil, false
+	o.stream, o.waits, o.passage = nil, false, handles.Passage{}
 	o.home.calls.Put(o)
 }
 

@@ -26,12 +26,15 @@ func (s *stream) Method(ref uint32, procedure string) error {
 }
 
 // Session implements frame.Requests.
-func (s *stream) Session(shard uint32, id []byte, closing bool) error {
+func (s *stream) Session(shard, ref uint32, id []byte, closing bool) error {
 	if shard >= s.grains.backend.Shards() {
 		return failure.New(failure.InvalidField, "there is no shard %d", shard)
 	}
 	if len(id) != 0 && len(id) != sessionIDBytes {
 		return failure.New(failure.InvalidField, "a session's id has %d bytes, not %d", len(id), sessionIDBytes)
+	}
+	if ref != 0 && !closing {
+		return s.refSession(shard, ref, id)
 	}
 	name, present := string(id), s.sessions.at(shard)
 	if !closing {
@@ -44,11 +47,13 @@ func (s *stream) Session(shard uint32, id []byte, closing bool) error {
 	if name == "" && *present != nil {
 		name = (*present).id
 	}
-	*present = nil
+	if ref == 0 {
+		*present = nil
+	}
 	if refused := s.begin(0); refused != nil {
 		return refused
 	}
-	s.grains.backend.CloseSession(shard, name, func(_ uint64, err error) { s.sessionDone(shard, name, true, err) })
+	s.closer()(shard, name, func(_ uint64, err error) { s.sessionDone(shard, name, true, err) })
 	return nil
 }
 
@@ -69,11 +74,11 @@ func (s *stream) Open(shard uint32) error {
 	if since := s.now.Sub(s.opensFrom); since > time.Minute {
 		s.opens, s.opensFrom = 0, s.now
 	}
-	if s.opens++; s.opens > streamOpens*s.grains.backend.Shards() {
+	if s.opens++; s.opens > s.mayOpen() {
 		s.sessionDone(shard, "", false, errManySessions)
 		return nil
 	}
-	s.grains.backend.OpenSession(shard, func(id string, _ uint64, err error) { s.sessionDone(shard, id, false, err) })
+	s.opener()(shard, func(id string, _ uint64, err error) { s.sessionDone(shard, id, false, err) })
 	return nil
 }
 

@@ -134,7 +134,7 @@ func (c *watchCaller) watch(ctx context.Context, conn string, in keyedMessage, t
 // serveEvents sends the events of a key.
 func serveEvents(ctx context.Context, b Backend, c *watchCaller, in keyedMessage, to sink) error {
 	told := false
-	w := &handles.Watch{Method: c.method, Key: in.GetKey(), Idle: c.heartbeat}
+	w := &handles.Watch{Method: c.method, Key: in.GetKey(), Idle: c.heartbeat, Hops: watchHops(ctx)}
 	tell := func() {
 		if !told && w.Origin.Node != "" {
 			c.face.answered(ctx, w.Origin)

@@ -16,7 +16,7 @@ func AppendEnd(b []byte, e *failure.Error) []byte {
 	m := streamError(e)
 	out, err := proto.MarshalOptions{}.MarshalAppend(b, m)
 	if err != nil { // a message that is not UTF-8
-		m.Message = notText
+		m.Message, m.Owner = notText, nil
 		out, _ = proto.MarshalOptions{}.MarshalAppend(b, m)
 	}
 	return out

@@ -22,8 +22,8 @@ func (r *requests) Method(ref uint32, procedure string) error {
 	return nil
 }
 
-func (r *requests) Session(shard uint32, id []byte, closing bool) error {
-	r.m.Sessions = append(r.m.Sessions, &quernv1.StreamSession{Shard: shard, Id: id, Close: closing})
+func (r *requests) Session(shard, ref uint32, id []byte, closing bool) error {
+	r.m.Sessions = append(r.m.Sessions, &quernv1.StreamSession{Shard: shard, Ref: ref, Id: id, Close: closing})
 	return nil
 }
 
@@ -35,6 +35,7 @@ func (r *requests) Open(shard uint32) error {
 func (r *requests) Operation(o *frame.Operation) error {
 	r.m.Operations = append(r.m.Operations, &quernv1.StreamOperation{
 		Id: o.ID, Method: o.Method, Request: o.Request, Number: o.Number, Settled: o.Settled, TimeoutMs: o.TimeoutMS, SettledOther: o.SettledOther,
+		Session: o.Session, Hops: o.Hops,
 	})
 	return nil
 }
@@ -49,6 +50,16 @@ func (r *requests) Cancel(id uint64) error {
 	return nil
 }
 
+func (r *requests) Leave(id uint64) error {
+	r.m.Leaves = append(r.m.Leaves, id)
+	return nil
+}
+
+func (r *requests) Node(name string) error {
+	r.m.Node = name
+	return nil
+}
+
 func request(tb testing.TB, keyBytes int) ([]byte, *quernv1.GrainServiceStreamRequest) {
 	tb.Helper()
 	add := &quernv1.CounterServiceAddRequest{Key: strings.Repeat("k", keyBytes), Delta: proto.Int64(-3)}
@@ -58,27 +69,38 @@ func request(tb testing.TB, keyBytes int) ([]byte, *quernv1.GrainServiceStreamRe
 	}
 	want := &quernv1.GrainServiceStreamRequest{
 		Methods:      []*quernv1.StreamMethod{{Ref: 1, Procedure: "/quern.v1.CounterService/Add"}},
-		Sessions:     []*quernv1.StreamSession{{Shard: 7, Id: []byte("0123456789abcdef")}, {Shard: 300, Close: true}},
+		Sessions:     []*quernv1.StreamSession{{Shard: 7, Id: []byte("0123456789abcdef")}, {Shard: 300, Close: true}, {Shard: 1, Id: []byte("fedcba9876543210"), Ref: 300}},
 		OpenSessions: []uint32{0, 255, 65535},
 		Operations: []*quernv1.StreamOperation{
 			{Id: 1, Method: 1, Request: raw, Number: 9, Settled: 8, TimeoutMs: 1000},
 			{Id: 1 << 40, Method: 1, Request: raw},
+			{Id: 3, Method: 1, Request: raw, Number: 1, Session: 300, Hops: 2},
 		},
 		Ping: 5,
 	}
 	b := frame.AppendMethod(nil, 1, "/quern.v1.CounterService/Add")
 	b = frame.AppendSession(b, 7, "0123456789abcdef", false)
 	b = frame.AppendSession(b, 300, "", true)
+	b = frame.AppendRefSession(b, 1, 300, "fedcba9876543210")
 	for _, shard := range want.GetOpenSessions() {
 		b = frame.AppendOpen(b, shard)
 	}
 	for _, o := range want.GetOperations() {
-		op := &frame.Operation{ID: o.GetId(), Method: o.GetMethod(), Number: o.GetNumber(), Settled: o.GetSettled(), TimeoutMS: o.GetTimeoutMs(), SettledOther: o.GetSettledOther()}
+		op := &frame.Operation{ID: o.GetId(), Method: o.GetMethod(), Number: o.GetNumber(), Settled: o.GetSettled(), TimeoutMS: o.GetTimeoutMs(), SettledOther: o.GetSettledOther(), Session: o.GetSession(), Hops: o.GetHops()}
+		if o.GetSession() != 0 {
+			op.Request = raw
+			b = frame.AppendRawOperation(b, op)
+			continue
+		}
 		if b, err = frame.AppendOperation(b, op, add); err != nil {
 			tb.Fatal(err)
 		}
 	}
-	want.Cancels = []uint64{1, 1 << 40}
+	want.Cancels, want.Leaves, want.Node = []uint64{1, 1 << 40}, []uint64{7, 1 << 30}, "n1"
+	b = frame.AppendNode(b, "n1")
+	for _, id := range want.GetLeaves() {
+		b = frame.AppendLeave(b, id)
+	}
 	for _, id := range want.GetCancels() {
 		b = frame.AppendCancel(b, id)
 	}

@@ -15,6 +15,8 @@ const (
 	requestOperations = 4
 	requestPing       = 5
 	requestCancels    = 6
+	requestNode       = 7
+	requestLeaves     = 8
 )
 
 // Operation is a StreamOperation; its request is still encoded.
@@ -25,6 +27,8 @@ type Operation struct {
 	Number, Settled uint64
 	TimeoutMS       uint32
 	SettledOther    uint64
+	Session         uint32 // its number, 0 for the stream's own
+	Hops            uint32
 }
 
 // The fields of StreamOperation.
@@ -36,6 +40,8 @@ const (
 	operationSettled = 5
 	operationTimeout = 6
 	operationOther   = 7
+	operationSession = 8
+	operationHops    = 9
 )
 
 // AppendOperation appends an operation with the request message; o.Request is
@@ -49,11 +55,17 @@ func AppendOperation(b []byte, o *Operation, request proto.Message) ([]byte, err
 	if err != nil {
 		return b, err
 	}
-	whole = appendUint(whole, operationNumber, o.Number)
-	whole = appendUint(whole, operationSettled, o.Settled)
-	whole = appendUint(whole, operationTimeout, uint64(o.TimeoutMS))
-	whole = appendUint(whole, operationOther, o.SettledOther)
-	return end(whole, start), nil
+	return end(o.appendPlace(whole), start), nil
+}
+
+// appendPlace appends what follows the request.
+func (o *Operation) appendPlace(b []byte) []byte {
+	b = appendUint(b, operationNumber, o.Number)
+	b = appendUint(b, operationSettled, o.Settled)
+	b = appendUint(b, operationTimeout, uint64(o.TimeoutMS))
+	b = appendUint(b, operationOther, o.SettledOther)
+	b = appendUint(b, operationSession, uint64(o.Session))
+	return appendUint(b, operationHops, uint64(o.Hops))
 }
 
 // AppendMethod gives a number to a method.
@@ -95,13 +107,17 @@ func AppendCancel(b []byte, id uint64) []byte {
 // Requests takes the parts of a client's frame. An error ends the reading.
 type Requests interface {
 	Method(ref uint32, procedure string) error
-	Session(shard uint32, id []byte, closing bool) error
+	// Session names a session; ref is 0 for the stream's own at the shard.
+	Session(shard, ref uint32, id []byte, closing bool) error
 	Open(shard uint32) error
 	// Operation may keep what o.Request points to, but not o.
 	Operation(o *Operation) error
 	Ping(n uint64) error
-	// Cancel comes after all operations of the frame.
+	// Cancel and Leave come after all operations of the frame.
 	Cancel(id uint64) error
+	Leave(id uint64) error
+	// Node says that the other end is a node.
+	Node(name string) error
 }
 
 // ReadRequest reads a client's frame. What does not decode is found before the
@@ -113,7 +129,7 @@ func ReadRequest(b []byte, v Requests) error {
 		switch c.tag {
 		case requestOperations<<3 | message:
 			operations++
-		case requestCancels<<3 | varint, requestCancels<<3 | message:
+		case requestCancels<<3 | varint, requestCancels<<3 | message, requestLeaves<<3 | varint, requestLeaves<<3 | message:
 			cancels++
 		default:
 			if err := readPart(&c, v); err != nil {
@@ -145,6 +161,14 @@ func readCancels(b []byte, v Requests) error {
 			}
 		case requestCancels<<3 | message: // packed
 			if err := eachVarint(c.value, "a list of operations", v.Cancel); err != nil {
+				return err
+			}
+		case requestLeaves<<3 | varint:
+			if err := v.Leave(c.number); err != nil {
+				return err
+			}
+		case requestLeaves<<3 | message:
+			if err := eachVarint(c.value, "a list of operations", v.Leave); err != nil {
 				return err
 			}
 		}
@@ -197,7 +221,7 @@ func readPart(c *cursor, v Requests) error {
 		if err := proto.Unmarshal(c.value, &s); err != nil {
 			return malformed("a session", err)
 		}
-		return v.Session(s.GetShard(), s.GetId(), s.GetClose())
+		return v.Session(s.GetShard(), s.GetRef(), s.GetId(), s.GetClose())
 	case requestOpen<<3 | varint:
 		return v.Open(uint32(c.number)) //nolint:gosec // as package proto decodes it
 	case requestOpen<<3 | message: // packed
@@ -206,6 +230,8 @@ func readPart(c *cursor, v Requests) error {
 		})
 	case requestPing<<3 | varint:
 		return v.Ping(c.number)
+	case requestNode<<3 | message:
+		return v.Node(string(c.value))
 	}
 	return nil
 }
@@ -229,6 +255,10 @@ func readOperation(b []byte, o *Operation) error {
 			o.TimeoutMS = uint32(c.number) //nolint:gosec // as package proto decodes it
 		case operationOther<<3 | varint:
 			o.SettledOther = c.number
+		case operationSession<<3 | varint:
+			o.Session = uint32(c.number) //nolint:gosec // as package proto decodes it
+		case operationHops<<3 | varint:
+			o.Hops = uint32(c.number) //nolint:gosec // as package proto decodes it
 		}
 	}
 	return c.err

@@ -87,20 +87,24 @@ func AppendPong(b []byte, n uint64) []byte { return appendUint(b, responsePong, 
 const notText = "(not UTF-8)"
 
 func streamError(e *failure.Error) *quernv1.StreamError {
-	return &quernv1.StreamError{
+	m := &quernv1.StreamError{
 		Reason:       e.Reason.String(),
 		Message:      e.Message,
 		RetryAfterMs: uint32(min(e.RetryAfter, time.Hour).Milliseconds()), //nolint:gosec // below 2^32
 		Code:         e.Reason.Code(),
 		Unknown:      e.Outcome() == failure.Unknown,
 	}
+	if o := e.Owner; o != nil {
+		m.Owner = &quernv1.StreamOwner{Shard: o.Shard, Node: o.Node, Addr: o.Addr, Epoch: o.Epoch}
+	}
+	return m
 }
 
 func appendError(b []byte, field protowire.Number, e *failure.Error) []byte {
 	m := streamError(e)
 	out, err := appendMessage(b, field, m)
 	if err != nil { // a message that is not UTF-8
-		m.Message = notText
+		m.Message, m.Owner = notText, nil
 		out, _ = appendMessage(b, field, m)
 	}
 	return out
@@ -117,6 +121,9 @@ func failureOf(m *quernv1.StreamError) *failure.Error {
 	if e.Reason, known = failure.ParseReason(m.GetReason()); !known {
 		e.Reason = wire.Fallback(m.GetCode(), m.GetUnknown())
 		e.Message = m.GetReason() + ": " + e.Message
+	}
+	if o := m.GetOwner(); o != nil {
+		e.Owner = &failure.Owner{Shard: o.GetShard(), Node: o.GetNode(), Addr: o.GetAddr(), Epoch: o.GetEpoch()}
 	}
 	return e
 }

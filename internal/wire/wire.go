@@ -5,7 +5,8 @@
 // A failure becomes a status whose code is its reason's, with two details:
 //
 //   - google.rpc.ErrorInfo: reason, domain "quern", and in the metadata
-//     "outcome" ("not_done" or "unknown");
+//     "outcome" ("not_done" or "unknown"), and where the shard's owner is known
+//     "shard", "node", "addr" and "epoch";
 //   - google.rpc.RetryInfo, where the failure is retryable, with the time to
 //     wait; zero means that the caller may choose.
 package wire
@@ -35,6 +36,9 @@ const (
 	HeaderShard = "quern-shard"
 	// HeaderEpoch is the ownership that answered, in decimal.
 	HeaderEpoch = "quern-epoch"
+	// HeaderHops is how many nodes have passed a watch on, in decimal; of a
+	// request.
+	HeaderHops = "quern-hops"
 	// HeaderReason is a failure's reason, over HTTP only.
 	HeaderReason = "quern-reason"
 )
@@ -50,7 +54,7 @@ func Details(e *failure.Error) []proto.Message {
 	details := []proto.Message{&errdetails.ErrorInfo{
 		Reason:   e.Reason.String(),
 		Domain:   Domain,
-		Metadata: map[string]string{metadataOutcome: e.Outcome().String()},
+		Metadata: metadataOf(e),
 	}}
 	if e.Retryable() {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(e.RetryAfter)})
@@ -90,7 +94,7 @@ func FromStatus(st *status.Status) (*failure.Error, bool) {
 		reason = Fallback(uint32(st.Code()), unknown)
 		return failure.New(reason, "%s: %s", info.GetReason(), st.Message()).After(retry), true
 	}
-	return &failure.Error{Reason: reason, Message: st.Message(), RetryAfter: retry}, true
+	return &failure.Error{Reason: reason, Message: st.Message(), RetryAfter: retry, Owner: ownerOf(info.GetMetadata())}, true
 }
 
 func parseDetails(details []*anypb.Any) (*errdetails.ErrorInfo, time.Duration) {

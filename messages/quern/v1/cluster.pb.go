@@ -354,6 +354,264 @@ func (x *ClusterServiceWhereResponse) GetEpoch() uint64 {
 	return 0
 }
 
+type ClusterServiceRoutesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The `version` of the last answer, 0 for none.
+	Version       uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterServiceRoutesRequest) Reset() {
+	*x = ClusterServiceRoutesRequest{}
+	mi := &file_quern_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterServiceRoutesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterServiceRoutesRequest) ProtoMessage() {}
+
+func (x *ClusterServiceRoutesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterServiceRoutesRequest.ProtoReflect.Descriptor instead.
+func (*ClusterServiceRoutesRequest) Descriptor() ([]byte, []int) {
+	return file_quern_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ClusterServiceRoutesRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type ClusterServiceRoutesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the content: equal for equal tables, of whatever node. Never 0.
+	Version uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// The table is the one of the request's version; nothing else is filled in.
+	Unchanged   bool             `protobuf:"varint,2,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	ShardsTotal uint32           `protobuf:"varint,3,opt,name=shards_total,json=shardsTotal,proto3" json:"shards_total,omitempty"`
+	Members     []*ClusterMember `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	// In the order of shards; one that nobody owns is left out.
+	Routes        []*ShardRoute `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterServiceRoutesResponse) Reset() {
+	*x = ClusterServiceRoutesResponse{}
+	mi := &file_quern_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterServiceRoutesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterServiceRoutesResponse) ProtoMessage() {}
+
+func (x *ClusterServiceRoutesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterServiceRoutesResponse.ProtoReflect.Descriptor instead.
+func (*ClusterServiceRoutesResponse) Descriptor() ([]byte, []int) {
+	return file_quern_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ClusterServiceRoutesResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ClusterServiceRoutesResponse) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
+	}
+	return false
+}
+
+func (x *ClusterServiceRoutesResponse) GetShardsTotal() uint32 {
+	if x != nil {
+		return x.ShardsTotal
+	}
+	return 0
+}
+
+func (x *ClusterServiceRoutesResponse) GetMembers() []*ClusterMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *ClusterServiceRoutesResponse) GetRoutes() []*ShardRoute {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+// ClusterMember is a node that is there.
+type ClusterMember struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Host and port of its gRPC listener.
+	Addr string `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
+	// Host and port of its HTTP listener; empty where it has none.
+	Http string `protobuf:"bytes,3,opt,name=http,proto3" json:"http,omitempty"`
+	// One of joining, ready, cordoned, draining, unreachable.
+	State         string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterMember) Reset() {
+	*x = ClusterMember{}
+	mi := &file_quern_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterMember) ProtoMessage() {}
+
+func (x *ClusterMember) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterMember.ProtoReflect.Descriptor instead.
+func (*ClusterMember) Descriptor() ([]byte, []int) {
+	return file_quern_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ClusterMember) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ClusterMember) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *ClusterMember) GetHttp() string {
+	if x != nil {
+		return x.Http
+	}
+	return ""
+}
+
+func (x *ClusterMember) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+// ShardRoute is the owner of a shard. A reader keeps what it knows under a
+// higher epoch.
+type ShardRoute struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRoute) Reset() {
+	*x = ShardRoute{}
+	mi := &file_quern_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRoute) ProtoMessage() {}
+
+func (x *ShardRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRoute.ProtoReflect.Descriptor instead.
+func (*ShardRoute) Descriptor() ([]byte, []int) {
+	return file_quern_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ShardRoute) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ShardRoute) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ShardRoute) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 var File_quern_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_quern_v1_cluster_proto_rawDesc = "" +
@@ -382,10 +640,29 @@ const file_quern_v1_cluster_proto_rawDesc = "" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x12\n" +
 	"\x04addr\x18\x04 \x01(\tR\x04addr\x12\x14\n" +
-	"\x05epoch\x18\x05 \x01(\x04R\x05epoch2\xbf\x01\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\"7\n" +
+	"\x1bClusterServiceRoutesRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\xda\x01\n" +
+	"\x1cClusterServiceRoutesResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x1c\n" +
+	"\tunchanged\x18\x02 \x01(\bR\tunchanged\x12!\n" +
+	"\fshards_total\x18\x03 \x01(\rR\vshardsTotal\x121\n" +
+	"\amembers\x18\x04 \x03(\v2\x17.quern.v1.ClusterMemberR\amembers\x12,\n" +
+	"\x06routes\x18\x05 \x03(\v2\x14.quern.v1.ShardRouteR\x06routes\"a\n" +
+	"\rClusterMember\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x12\n" +
+	"\x04http\x18\x03 \x01(\tR\x04http\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\"L\n" +
+	"\n" +
+	"ShardRoute\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch2\x98\x02\n" +
 	"\x0eClusterService\x12W\n" +
 	"\x06Status\x12%.quern.v1.ClusterServiceStatusRequest\x1a&.quern.v1.ClusterServiceStatusResponse\x12T\n" +
-	"\x05Where\x12$.quern.v1.ClusterServiceWhereRequest\x1a%.quern.v1.ClusterServiceWhereResponseB5Z3github.com/quern-io/quern/messages/quern/v1;quernv1b\x06proto3"
+	"\x05Where\x12$.quern.v1.ClusterServiceWhereRequest\x1a%.quern.v1.ClusterServiceWhereResponse\x12W\n" +
+	"\x06Routes\x12%.quern.v1.ClusterServiceRoutesRequest\x1a&.quern.v1.ClusterServiceRoutesResponseB5Z3github.com/quern-io/quern/messages/quern/v1;quernv1b\x06proto3"
 
 var (
 	file_quern_v1_cluster_proto_rawDescOnce sync.Once
@@ -399,25 +676,33 @@ func file_quern_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_quern_v1_cluster_proto_rawDescData
 }
 
-var file_quern_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_quern_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_quern_v1_cluster_proto_goTypes = []any{
 	(*ClusterServiceStatusRequest)(nil),  // 0: quern.v1.ClusterServiceStatusRequest
 	(*ClusterServiceStatusResponse)(nil), // 1: quern.v1.ClusterServiceStatusResponse
 	(*ClusterNode)(nil),                  // 2: quern.v1.ClusterNode
 	(*ClusterServiceWhereRequest)(nil),   // 3: quern.v1.ClusterServiceWhereRequest
 	(*ClusterServiceWhereResponse)(nil),  // 4: quern.v1.ClusterServiceWhereResponse
+	(*ClusterServiceRoutesRequest)(nil),  // 5: quern.v1.ClusterServiceRoutesRequest
+	(*ClusterServiceRoutesResponse)(nil), // 6: quern.v1.ClusterServiceRoutesResponse
+	(*ClusterMember)(nil),                // 7: quern.v1.ClusterMember
+	(*ShardRoute)(nil),                   // 8: quern.v1.ShardRoute
 }
 var file_quern_v1_cluster_proto_depIdxs = []int32{
 	2, // 0: quern.v1.ClusterServiceStatusResponse.nodes:type_name -> quern.v1.ClusterNode
-	0, // 1: quern.v1.ClusterService.Status:input_type -> quern.v1.ClusterServiceStatusRequest
-	3, // 2: quern.v1.ClusterService.Where:input_type -> quern.v1.ClusterServiceWhereRequest
-	1, // 3: quern.v1.ClusterService.Status:output_type -> quern.v1.ClusterServiceStatusResponse
-	4, // 4: quern.v1.ClusterService.Where:output_type -> quern.v1.ClusterServiceWhereResponse
-	3, // [3:5] is the sub-list for method output_type
-	1, // [1:3] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	7, // 1: quern.v1.ClusterServiceRoutesResponse.members:type_name -> quern.v1.ClusterMember
+	8, // 2: quern.v1.ClusterServiceRoutesResponse.routes:type_name -> quern.v1.ShardRoute
+	0, // 3: quern.v1.ClusterService.Status:input_type -> quern.v1.ClusterServiceStatusRequest
+	3, // 4: quern.v1.ClusterService.Where:input_type -> quern.v1.ClusterServiceWhereRequest
+	5, // 5: quern.v1.ClusterService.Routes:input_type -> quern.v1.ClusterServiceRoutesRequest
+	1, // 6: quern.v1.ClusterService.Status:output_type -> quern.v1.ClusterServiceStatusResponse
+	4, // 7: quern.v1.ClusterService.Where:output_type -> quern.v1.ClusterServiceWhereResponse
+	6, // 8: quern.v1.ClusterService.Routes:output_type -> quern.v1.ClusterServiceRoutesResponse
+	6, // [6:9] is the sub-list for method output_type
+	3, // [3:6] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_quern_v1_cluster_proto_init() }
@@ -431,7 +716,7 @@ func file_quern_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quern_v1_cluster_proto_rawDesc), len(file_quern_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	ClusterService_Status_FullMethodName = "/quern.v1.ClusterService/Status"
 	ClusterService_Where_FullMethodName  = "/quern.v1.ClusterService/Where"
+	ClusterService_Routes_FullMethodName = "/quern.v1.ClusterService/Routes"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -33,6 +34,9 @@ type ClusterServiceClient interface {
 	Status(ctx context.Context, in *ClusterServiceStatusRequest, opts ...grpc.CallOption) (*ClusterServiceStatusResponse, error)
 	// Where tells which shard a key belongs to and which node owns it.
 	Where(ctx context.Context, in *ClusterServiceWhereRequest, opts ...grpc.CallOption) (*ClusterServiceWhereResponse, error)
+	// Routes tells who owns each shard, as far as the node knows. Any node takes
+	// any operation; a client that sends it to the owner saves a hop.
+	Routes(ctx context.Context, in *ClusterServiceRoutesRequest, opts ...grpc.CallOption) (*ClusterServiceRoutesResponse, error)
 }
 
 type clusterServiceClient struct {
@@ -63,6 +67,16 @@ func (c *clusterServiceClient) Where(ctx context.Context, in *ClusterServiceWher
 	return out, nil
 }
 
+func (c *clusterServiceClient) Routes(ctx context.Context, in *ClusterServiceRoutesRequest, opts ...grpc.CallOption) (*ClusterServiceRoutesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClusterServiceRoutesResponse)
+	err := c.cc.Invoke(ctx, ClusterService_Routes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServiceServer is the server API for ClusterService service.
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
@@ -73,6 +87,9 @@ type ClusterServiceServer interface {
 	Status(context.Context, *ClusterServiceStatusRequest) (*ClusterServiceStatusResponse, error)
 	// Where tells which shard a key belongs to and which node owns it.
 	Where(context.Context, *ClusterServiceWhereRequest) (*ClusterServiceWhereResponse, error)
+	// Routes tells who owns each shard, as far as the node knows. Any node takes
+	// any operation; a client that sends it to the owner saves a hop.
+	Routes(context.Context, *ClusterServiceRoutesRequest) (*ClusterServiceRoutesResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }
 
@@ -88,6 +105,9 @@ func (UnimplementedClusterServiceServer) Status(context.Context, *ClusterService
 }
 func (UnimplementedClusterServiceServer) Where(context.Context, *ClusterServiceWhereRequest) (*ClusterServiceWhereResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Where not implemented")
+}
+func (UnimplementedClusterServiceServer) Routes(context.Context, *ClusterServiceRoutesRequest) (*ClusterServiceRoutesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Routes not implemented")
 }
 func (UnimplementedClusterServiceServer) mustEmbedUnimplementedClusterServiceServer() {}
 func (UnimplementedClusterServiceServer) testEmbeddedByValue()                        {}
@@ -146,6 +166,24 @@ func _ClusterService_Where_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_Routes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ClusterServiceRoutesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).Routes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_Routes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).Routes(ctx, req.(*ClusterServiceRoutesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ClusterService_ServiceDesc is the grpc.ServiceDesc for ClusterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +198,10 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Where",
 			Handler:    _ClusterService_Where_Handler,
+		},
+		{
+			MethodName: "Routes",
+			Handler:    _ClusterService_Routes_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

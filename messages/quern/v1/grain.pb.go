@@ -38,7 +38,14 @@ type GrainServiceStreamRequest struct {
 	Ping uint64 `protobuf:"varint,5,opt,name=ping,proto3" json:"ping,omitempty"`
 	// The ids of operations that wait, such as for a lock, and whose client gives
 	// up. They are answered with CANCELED, unless their answer was there before.
-	Cancels       []uint64 `protobuf:"varint,6,rep,packed,name=cancels,proto3" json:"cancels,omitempty"`
+	Cancels []uint64 `protobuf:"varint,6,rep,packed,name=cancels,proto3" json:"cancels,omitempty"`
+	// Of a node that passes on what clients have sent to it: its name. It is to
+	// be in the first frame. What comes on such a stream is answered with
+	// NOT_OWNER or MOVING rather than held where the shard is another's.
+	Node string `protobuf:"bytes,7,opt,name=node,proto3" json:"node,omitempty"`
+	// As `cancels`, but their clients may come back under the same numbers:
+	// places in queues stay for a while.
+	Leaves        []uint64 `protobuf:"varint,8,rep,packed,name=leaves,proto3" json:"leaves,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -115,6 +122,20 @@ func (x *GrainServiceStreamRequest) GetCancels() []uint64 {
 	return nil
 }
 
+func (x *GrainServiceStreamRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *GrainServiceStreamRequest) GetLeaves() []uint64 {
+	if x != nil {
+		return x.Leaves
+	}
+	return nil
+}
+
 // StreamMethod gives a number to a method.
 type StreamMethod struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -180,7 +201,11 @@ type StreamSession struct {
 	// Of a client: ends the session.
 	Close bool `protobuf:"varint,3,opt,name=close,proto3" json:"close,omitempty"`
 	// Of a node: why no session was opened or closed.
-	Error         *StreamError `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Error *StreamError `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// Of a client that speaks for others, which have sessions of their own:
+	// gives a number to the session, from 1 to 16,384, for the operations of this
+	// stream. 0 is the stream's own session at the shard.
+	Ref           uint32 `protobuf:"varint,5,opt,name=ref,proto3" json:"ref,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -243,6 +268,13 @@ func (x *StreamSession) GetError() *StreamError {
 	return nil
 }
 
+func (x *StreamSession) GetRef() uint32 {
+	if x != nil {
+		return x.Ref
+	}
+	return 0
+}
+
 // StreamOperation is one operation.
 type StreamOperation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -265,7 +297,12 @@ type StreamOperation struct {
 	// Operations that may wait, which are those of LockService.Acquire with a
 	// `wait`, have numbers of their own, which begin at 1 too. This is what `settled` is of the other
 	// kind of numbers.
-	SettledOther  uint64 `protobuf:"varint,7,opt,name=settled_other,json=settledOther,proto3" json:"settled_other,omitempty"`
+	SettledOther uint64 `protobuf:"varint,7,opt,name=settled_other,json=settledOther,proto3" json:"settled_other,omitempty"`
+	// The session of `number`, a number given by StreamSession; 0 is the
+	// stream's own at the key's shard.
+	Session uint32 `protobuf:"varint,8,opt,name=session,proto3" json:"session,omitempty"`
+	// How many nodes have passed the operation on. At most 3 do.
+	Hops          uint32 `protobuf:"varint,9,opt,name=hops,proto3" json:"hops,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,6 +382,20 @@ func (x *StreamOperation) GetTimeoutMs() uint32 {
 func (x *StreamOperation) GetSettledOther() uint64 {
 	if x != nil {
 		return x.SettledOther
+	}
+	return 0
+}
+
+func (x *StreamOperation) GetSession() uint32 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *StreamOperation) GetHops() uint32 {
+	if x != nil {
+		return x.Hops
 	}
 	return 0
 }
@@ -636,7 +687,10 @@ type StreamError struct {
 	// The canonical status code.
 	Code uint32 `protobuf:"varint,4,opt,name=code,proto3" json:"code,omitempty"`
 	// Whether the operation perhaps happened.
-	Unknown       bool `protobuf:"varint,5,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	Unknown bool `protobuf:"varint,5,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	// Who owns the shard, where the reason is NOT_OWNER or MOVING and it is
+	// known.
+	Owner         *StreamOwner `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -706,11 +760,88 @@ func (x *StreamError) GetUnknown() bool {
 	return false
 }
 
+func (x *StreamError) GetOwner() *StreamOwner {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+// StreamOwner is the owner of a shard, as far as the one who tells it knows.
+type StreamOwner struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Node  string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Host and port of its gRPC listener.
+	Addr          string `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"`
+	Epoch         uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamOwner) Reset() {
+	*x = StreamOwner{}
+	mi := &file_quern_v1_grain_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamOwner) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamOwner) ProtoMessage() {}
+
+func (x *StreamOwner) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_grain_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamOwner.ProtoReflect.Descriptor instead.
+func (*StreamOwner) Descriptor() ([]byte, []int) {
+	return file_quern_v1_grain_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *StreamOwner) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *StreamOwner) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *StreamOwner) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *StreamOwner) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 var File_quern_v1_grain_proto protoreflect.FileDescriptor
 
 const file_quern_v1_grain_proto_rawDesc = "" +
 	"\n" +
-	"\x14quern/v1/grain.proto\x12\bquern.v1\"\x90\x02\n" +
+	"\x14quern/v1/grain.proto\x12\bquern.v1\"\xbc\x02\n" +
 	"\x19GrainServiceStreamRequest\x120\n" +
 	"\amethods\x18\x01 \x03(\v2\x16.quern.v1.StreamMethodR\amethods\x123\n" +
 	"\bsessions\x18\x02 \x03(\v2\x17.quern.v1.StreamSessionR\bsessions\x12#\n" +
@@ -719,15 +850,18 @@ const file_quern_v1_grain_proto_rawDesc = "" +
 	"operations\x18\x04 \x03(\v2\x19.quern.v1.StreamOperationR\n" +
 	"operations\x12\x12\n" +
 	"\x04ping\x18\x05 \x01(\x04R\x04ping\x12\x18\n" +
-	"\acancels\x18\x06 \x03(\x04R\acancels\">\n" +
+	"\acancels\x18\x06 \x03(\x04R\acancels\x12\x12\n" +
+	"\x04node\x18\a \x01(\tR\x04node\x12\x16\n" +
+	"\x06leaves\x18\b \x03(\x04R\x06leaves\">\n" +
 	"\fStreamMethod\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\rR\x03ref\x12\x1c\n" +
-	"\tprocedure\x18\x02 \x01(\tR\tprocedure\"x\n" +
+	"\tprocedure\x18\x02 \x01(\tR\tprocedure\"\x8a\x01\n" +
 	"\rStreamSession\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x14\n" +
 	"\x05close\x18\x03 \x01(\bR\x05close\x12+\n" +
-	"\x05error\x18\x04 \x01(\v2\x15.quern.v1.StreamErrorR\x05error\"\xc9\x01\n" +
+	"\x05error\x18\x04 \x01(\v2\x15.quern.v1.StreamErrorR\x05error\x12\x10\n" +
+	"\x03ref\x18\x05 \x01(\rR\x03ref\"\xf7\x01\n" +
 	"\x0fStreamOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\rR\x06method\x12\x18\n" +
@@ -736,7 +870,9 @@ const file_quern_v1_grain_proto_rawDesc = "" +
 	"\asettled\x18\x05 \x01(\x04R\asettled\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x06 \x01(\rR\ttimeoutMs\x12#\n" +
-	"\rsettled_other\x18\a \x01(\x04R\fsettledOther\"\xf5\x01\n" +
+	"\rsettled_other\x18\a \x01(\x04R\fsettledOther\x12\x18\n" +
+	"\asession\x18\b \x01(\rR\asession\x12\x12\n" +
+	"\x04hops\x18\t \x01(\rR\x04hops\"\xf5\x01\n" +
 	"\x1aGrainServiceStreamResponse\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.quern.v1.StreamHelloR\x05hello\x120\n" +
 	"\aorigins\x18\x02 \x03(\v2\x16.quern.v1.StreamOriginR\aorigins\x123\n" +
@@ -755,13 +891,19 @@ const file_quern_v1_grain_proto_rawDesc = "" +
 	"\vStreamReply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05reply\x18\x02 \x01(\fR\x05reply\x12+\n" +
-	"\x05error\x18\x03 \x01(\v2\x15.quern.v1.StreamErrorR\x05error\"\x93\x01\n" +
+	"\x05error\x18\x03 \x01(\v2\x15.quern.v1.StreamErrorR\x05error\"\xc0\x01\n" +
 	"\vStreamError\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
 	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs\x12\x12\n" +
 	"\x04code\x18\x04 \x01(\rR\x04code\x12\x18\n" +
-	"\aunknown\x18\x05 \x01(\bR\aunknown2g\n" +
+	"\aunknown\x18\x05 \x01(\bR\aunknown\x12+\n" +
+	"\x05owner\x18\x06 \x01(\v2\x15.quern.v1.StreamOwnerR\x05owner\"a\n" +
+	"\vStreamOwner\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x12\n" +
+	"\x04addr\x18\x03 \x01(\tR\x04addr\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch2g\n" +
 	"\fGrainService\x12W\n" +
 	"\x06Stream\x12#.quern.v1.GrainServiceStreamRequest\x1a$.quern.v1.GrainServiceStreamResponse(\x010\x01B5Z3github.com/quern-io/quern/messages/quern/v1;quernv1b\x06proto3"
 
@@ -777,7 +919,7 @@ func file_quern_v1_grain_proto_rawDescGZIP() []byte {
 	return file_quern_v1_grain_proto_rawDescData
 }
 
-var file_quern_v1_grain_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_quern_v1_grain_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_quern_v1_grain_proto_goTypes = []any{
 	(*GrainServiceStreamRequest)(nil),  // 0: quern.v1.GrainServiceStreamRequest
 	(*StreamMethod)(nil),               // 1: quern.v1.StreamMethod
@@ -788,6 +930,7 @@ var file_quern_v1_grain_proto_goTypes = []any{
 	(*StreamOrigin)(nil),               // 6: quern.v1.StreamOrigin
 	(*StreamReply)(nil),                // 7: quern.v1.StreamReply
 	(*StreamError)(nil),                // 8: quern.v1.StreamError
+	(*StreamOwner)(nil),                // 9: quern.v1.StreamOwner
 }
 var file_quern_v1_grain_proto_depIdxs = []int32{
 	1,  // 0: quern.v1.GrainServiceStreamRequest.methods:type_name -> quern.v1.StreamMethod
@@ -799,13 +942,14 @@ var file_quern_v1_grain_proto_depIdxs = []int32{
 	2,  // 6: quern.v1.GrainServiceStreamResponse.sessions:type_name -> quern.v1.StreamSession
 	7,  // 7: quern.v1.GrainServiceStreamResponse.replies:type_name -> quern.v1.StreamReply
 	8,  // 8: quern.v1.StreamReply.error:type_name -> quern.v1.StreamError
-	0,  // 9: quern.v1.GrainService.Stream:input_type -> quern.v1.GrainServiceStreamRequest
-	4,  // 10: quern.v1.GrainService.Stream:output_type -> quern.v1.GrainServiceStreamResponse
-	10, // [10:11] is the sub-list for method output_type
-	9,  // [9:10] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	9,  // 9: quern.v1.StreamError.owner:type_name -> quern.v1.StreamOwner
+	0,  // 10: quern.v1.GrainService.Stream:input_type -> quern.v1.GrainServiceStreamRequest
+	4,  // 11: quern.v1.GrainService.Stream:output_type -> quern.v1.GrainServiceStreamResponse
+	11, // [11:12] is the sub-list for method output_type
+	10, // [10:11] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_quern_v1_grain_proto_init() }
@@ -819,7 +963,7 @@ func file_quern_v1_grain_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quern_v1_grain_proto_rawDesc), len(file_quern_v1_grain_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,6 +37,8 @@ const (
 	ClusterServiceStatusProcedure = "/quern.v1.ClusterService/Status"
 	// ClusterServiceWhereProcedure is the fully-qualified name of the ClusterService's Where RPC.
 	ClusterServiceWhereProcedure = "/quern.v1.ClusterService/Where"
+	// ClusterServiceRoutesProcedure is the fully-qualified name of the ClusterService's Routes RPC.
+	ClusterServiceRoutesProcedure = "/quern.v1.ClusterService/Routes"
 )
 
 // ClusterServiceClient is a client for the quern.v1.ClusterService service.
@@ -45,6 +47,9 @@ type ClusterServiceClient interface {
 	Status(context.Context, *v1.ClusterServiceStatusRequest) (*v1.ClusterServiceStatusResponse, error)
 	// Where tells which shard a key belongs to and which node owns it.
 	Where(context.Context, *v1.ClusterServiceWhereRequest) (*v1.ClusterServiceWhereResponse, error)
+	// Routes tells who owns each shard, as far as the node knows. Any node takes
+	// any operation; a client that sends it to the owner saves a hop.
+	Routes(context.Context, *v1.ClusterServiceRoutesRequest) (*v1.ClusterServiceRoutesResponse, error)
 }
 
 // NewClusterServiceClient constructs a client for the quern.v1.ClusterService service. By default,
@@ -70,6 +75,12 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("Where")),
 			connect.WithClientOptions(opts...),
 		),
+		routes: connect.NewClient[v1.ClusterServiceRoutesRequest, v1.ClusterServiceRoutesResponse](
+			httpClient,
+			baseURL+ClusterServiceRoutesProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Routes")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -77,6 +88,7 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 type clusterServiceClient struct {
 	status *connect.Client[v1.ClusterServiceStatusRequest, v1.ClusterServiceStatusResponse]
 	where  *connect.Client[v1.ClusterServiceWhereRequest, v1.ClusterServiceWhereResponse]
+	routes *connect.Client[v1.ClusterServiceRoutesRequest, v1.ClusterServiceRoutesResponse]
 }
 
 // Status calls quern.v1.ClusterService.Status.
@@ -97,12 +109,24 @@ func (c *clusterServiceClient) Where(ctx context.Context, req *v1.ClusterService
 	return nil, err
 }
 
+// Routes calls quern.v1.ClusterService.Routes.
+func (c *clusterServiceClient) Routes(ctx context.Context, req *v1.ClusterServiceRoutesRequest) (*v1.ClusterServiceRoutesResponse, error) {
+	response, err := c.routes.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ClusterServiceHandler is an implementation of the quern.v1.ClusterService service.
 type ClusterServiceHandler interface {
 	// Status lists the nodes and how many shards each of them owns.
 	Status(context.Context, *v1.ClusterServiceStatusRequest) (*v1.ClusterServiceStatusResponse, error)
 	// Where tells which shard a key belongs to and which node owns it.
 	Where(context.Context, *v1.ClusterServiceWhereRequest) (*v1.ClusterServiceWhereResponse, error)
+	// Routes tells who owns each shard, as far as the node knows. Any node takes
+	// any operation; a client that sends it to the owner saves a hop.
+	Routes(context.Context, *v1.ClusterServiceRoutesRequest) (*v1.ClusterServiceRoutesResponse, error)
 }
 
 // NewClusterServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -124,12 +148,20 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("Where")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceRoutesHandler := connect.NewUnaryHandlerSimple(
+		ClusterServiceRoutesProcedure,
+		svc.Routes,
+		connect.WithSchema(clusterServiceMethods.ByName("Routes")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/quern.v1.ClusterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ClusterServiceStatusProcedure:
 			clusterServiceStatusHandler.ServeHTTP(w, r)
 		case ClusterServiceWhereProcedure:
 			clusterServiceWhereHandler.ServeHTTP(w, r)
+		case ClusterServiceRoutesProcedure:
+			clusterServiceRoutesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -145,4 +177,8 @@ func (UnimplementedClusterServiceHandler) Status(context.Context, *v1.ClusterSer
 
 func (UnimplementedClusterServiceHandler) Where(context.Context, *v1.ClusterServiceWhereRequest) (*v1.ClusterServiceWhereResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quern.v1.ClusterService.Where is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Routes(context.Context, *v1.ClusterServiceRoutesRequest) (*v1.ClusterServiceRoutesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("quern.v1.ClusterService.Routes is not implemented"))
 }
