@@ -9,6 +9,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 
+	"github.com/quern-io/quern/cluster/consul"
 	"github.com/quern-io/quern/internal/machine"
 	"github.com/quern-io/quern/keyspace"
 	"github.com/quern-io/quern/storage/postgres"
@@ -34,17 +35,23 @@ type Config struct {
 	DataDir string
 	// Store is where states are kept: StoreEmbedded, which is the default,
 	// StoreMemory, or a PostgreSQL server as
-	// postgres://user@host/database?schema=NAME, see storage/postgres.
+	// postgres://user@host/database?schema=NAME, see storage/postgres. With
+	// Consul it must be named, and StoreEmbedded is refused, since nobody could
+	// take over a lost node's shards.
 	Store string
 	// Listen is the host and port of the gRPC listener, HTTP that of the
 	// listener for JSON, gRPC-Web and metrics. Port 0 takes a free one. None
-	// is opened where the field is empty. Neither has authentication.
+	// is opened where the field is empty, but for Listen with Consul, which then
+	// is 127.0.0.1:0. Neither has authentication.
 	Listen, HTTP string
-	// Advertise is the host and port under which others reach Listen. The
-	// default is the listener's own address.
+	// Advertise is the host and port under which clients and other nodes reach
+	// Listen. The default is the listener's own address.
 	Advertise string
-	// Consul and Cluster name a Consul agent and a cluster to join. This
-	// version runs lone nodes only, and refuses both.
+	// Consul is the address of a Consul agent, HOST:PORT or a URL, best of this
+	// machine's; Cluster is the cluster to join, 1 to 40 lower-case letters,
+	// digits and inner hyphens. Empty runs a lone node. Token and TLS are taken
+	// from the environment as Consul's own tools do (CONSUL_HTTP_TOKEN and so
+	// on).
 	Consul, Cluster string
 	// Node is the node's name, the host's by default: 1 to 255 printable ASCII
 	// characters without blanks, since replies carry it in a header.
@@ -69,11 +76,14 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Store == "" {
+	if c.Store == "" && !c.clustered() {
 		c.Store = StoreEmbedded
 	}
 	if err := c.validate(); err != nil {
 		return c, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	if c.clustered() && c.Listen == "" {
+		c.Listen = "127.0.0.1:0"
 	}
 	if c.Node == "" {
 		host, err := os.Hostname()
@@ -98,9 +108,10 @@ func (c Config) withDefaults() (Config, error) {
 }
 
 func (c Config) validate() error {
+	if err := c.validateCluster(); err != nil {
+		return err
+	}
 	switch {
-	case c.Consul != "" || c.Cluster != "":
-		return errors.New("this version runs a lone node; leave Consul and Cluster empty")
 	case c.Store != StoreEmbedded && c.Store != StoreMemory && !c.postgres():
 		return fmt.Errorf("no store is named %q; use embedded, memory or postgres://…", c.Store)
 	case c.postgres() && c.postgresOptions().Check() != nil:
@@ -111,6 +122,29 @@ func (c Config) validate() error {
 		return fmt.Errorf("the number of shards is %d, must be a power of two of at most %d", c.Shards, keyspace.MaxShards)
 	case c.ResidentLimit < 0:
 		return fmt.Errorf("the resident limit is %d, must not be negative", c.ResidentLimit)
+	default:
+		return nil
+	}
+}
+
+// clustered says whether the node joins a cluster.
+func (c Config) clustered() bool { return c.Consul != "" || c.Cluster != "" }
+
+// validateCluster checks what a cluster needs beyond a lone node.
+func (c Config) validateCluster() error {
+	switch {
+	case !c.clustered():
+		return nil
+	case c.Consul == "":
+		return fmt.Errorf("the cluster %q needs Consul, the address of an agent", c.Cluster)
+	case c.Cluster == "":
+		return errors.New("Consul is set, but no Cluster to join: name it")
+	case !consul.ValidCluster(c.Cluster):
+		return fmt.Errorf("the cluster's name is %q, must be 1 to 40 lower-case letters, digits and inner hyphens", c.Cluster)
+	case c.Store == "":
+		return errors.New("with Consul the store must be named: a shared one as postgres://…, or memory")
+	case c.Store == StoreEmbedded:
+		return errors.New("the embedded store cannot be used with Consul, since nobody could take over a lost node's shards; use postgres://… or memory")
 	default:
 		return nil
 	}

@@ -149,6 +149,10 @@ func manyFailure(i int, err error) *quernv1.AddManyFailure {
 
 // InvokeAll implements handles.Batcher.
 func (n *Node) InvokeAll(ctx context.Context, ops []*handles.Operation) {
+	if n.member != nil {
+		handles.InvokeAll(ctx, n.member.router, ops)
+		return
+	}
 	deadline, _ := ctx.Deadline()
 	all := actors.NewWaiter(len(ops))
 	var waits []func(final bool)

@@ -55,6 +55,7 @@ type Node struct {
 	runtime *actors.Runtime
 	running atomic.Pointer[actors.Runtime] // runtime, once it has started
 	server  *server.Server                 // nil where it listens nowhere
+	member  *member                        // nil where it is alone
 	bulks   sync.Pool                      // of *bulk
 
 	draining atomic.Bool
@@ -76,6 +77,11 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, closed: make(chan struct{})}
+	if cfg.clustered() {
+		if n.member, err = newMember(n); err != nil {
+			return nil, err
+		}
+	}
 	if n.store, err = n.openStore(ctx); err != nil {
 		return nil, err
 	}
@@ -93,8 +99,11 @@ func (n *Node) openStore(ctx context.Context) (actors.Store, error) {
 	cfg := n.cfg
 	if cfg.postgres() {
 		o := cfg.postgresOptions()
-		o.Lone, o.OnLost = true, n.lost
+		o.Lone, o.OnLost, o.Cluster = n.member == nil, n.lost, cfg.Cluster
 		return postgres.Open(ctx, o) //nolint:wrapcheck // says all there is to say
+	}
+	if cfg.Store == StoreMemory && n.member != nil {
+		return n.member.openMemory(ctx)
 	}
 	if cfg.Store == StoreMemory {
 		shards := cfg.Shards
@@ -118,18 +127,24 @@ func (n *Node) lost(err error) {
 }
 
 func (n *Node) start(ctx context.Context) error {
-	var err error
-	n.runtime, err = actors.New(actors.Config{
+	cfg := actors.Config{
 		Store: n.store, Kinds: []actors.Kind{grains.Counter{}, grains.Lock{}, grains.Map{}, grains.Transaction{}},
 		ResidentLimit: n.cfg.ResidentLimit, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
-	})
-	if err != nil {
+	}
+	if n.member != nil {
+		n.member.configure(&cfg)
+	}
+	var err error
+	if n.runtime, err = actors.New(cfg); err != nil {
 		return err
 	}
 	if err := n.runtime.Start(ctx); err != nil {
 		return err
 	}
 	n.running.Store(n.runtime)
+	if n.member != nil {
+		return n.member.start(ctx)
+	}
 	var claims []actors.Claim
 	for _, c := range local.Claims(n.info.Shards, time.Now()) {
 		claims = append(claims, actors.Claim{Shard: c.Shard, Epoch: c.Epoch})
@@ -137,12 +152,16 @@ func (n *Node) start(ctx context.Context) error {
 	if err := n.runtime.Activate(ctx, claims); err != nil {
 		return err
 	}
+	return n.listen(ctx, backend{n})
+}
+
+// listen opens the listeners that are configured.
+func (n *Node) listen(ctx context.Context, b server.Backend) error {
 	if n.cfg.Listen == "" && n.cfg.HTTP == "" {
 		return nil
 	}
 	n.server = server.New(server.Config{
-		Backend: backend{n}, Listen: n.cfg.Listen, HTTP: n.cfg.HTTP,
-		Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
+		Backend: b, Listen: n.cfg.Listen, HTTP: n.cfg.HTTP, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
 	})
 	return n.server.Start(ctx)
 }
@@ -160,8 +179,17 @@ func (n *Node) Map(key string) MapEntry { return handles.NewMapEntry(n, key) }
 // common tag.
 func (n *Node) Txn(key string) *Txn { return handles.NewTxn(n, key) }
 
-// Invoke implements handles.Invoker: it runs an operation on the grain's shard.
+// Invoke implements handles.Invoker: it runs an operation on the grain's shard,
+// wherever that is.
 func (n *Node) Invoke(ctx context.Context, op *handles.Operation) error {
+	if n.member != nil {
+		return n.member.router.Invoke(ctx, op) //nolint:wrapcheck // a *failure.Error, meant for the caller
+	}
+	return n.invokeHere(ctx, op)
+}
+
+// invokeHere runs an operation on a shard of this node.
+func (n *Node) invokeHere(ctx context.Context, op *handles.Operation) error {
 	if op.Method == handles.CounterAddMany {
 		return n.addMany(ctx, op)
 	}
@@ -174,11 +202,15 @@ func (n *Node) Invoke(ctx context.Context, op *handles.Operation) error {
 
 // Watch implements handles.Watcher. It ends with STOPPING where the node does.
 func (n *Node) Watch(ctx context.Context, w *handles.Watch) error {
-	return handles.Rewatch(ctx, w, n.watchOnce, func(err error) bool { return errors.Is(err, failure.Stopping) })
+	once := n.watchHere
+	if n.member != nil {
+		once = n.member.router.Watch
+	}
+	return handles.Rewatch(ctx, w, once, func(err error) bool { return errors.Is(err, failure.Stopping) && n.draining.Load() })
 }
 
-// watchOnce watches until the key's shard ends the watch.
-func (n *Node) watchOnce(ctx context.Context, w *handles.Watch) error {
+// watchHere watches until the key's shard ends the watch.
+func (n *Node) watchHere(ctx context.Context, w *handles.Watch) error {
 	shard := keyspace.Shard(w.Key, n.info.Shards)
 	epoch, _ := n.runtime.Epoch(shard)
 	w.Origin = handles.Origin{Node: n.cfg.Node, Shard: shard, Epoch: epoch}
@@ -247,6 +279,9 @@ func (n *Node) Shards() uint32 { return n.info.Shards }
 
 // Status tells who is there and who owns how much.
 func (n *Node) Status(context.Context) (*quernv1.ClusterServiceStatusResponse, error) {
+	if n.member != nil {
+		return n.member.status(), nil
+	}
 	owned := uint32(0)
 	for shard := range n.info.Shards {
 		if _, serving := n.runtime.Epoch(shard); serving {
@@ -260,21 +295,27 @@ func (n *Node) Status(context.Context) (*quernv1.ClusterServiceStatusResponse, e
 	case owned == 0:
 		state = cluster.Joining
 	}
+	self := &quernv1.ClusterNode{Node: n.cfg.Node, Addr: n.advertised(), State: string(state), Shards: owned}
+	weigh(self)
 	return &quernv1.ClusterServiceStatusResponse{
-		Store: n.info.Name, Durable: n.info.Durable,
-		Nodes: []*quernv1.ClusterNode{{
-			Node: n.cfg.Node, Addr: n.advertised(), State: string(state), Shards: owned,
-			CpuSeconds: machine.CPUTime().Seconds(), MemoryBytes: machine.ResidentBytes(),
-		}},
+		Store: n.info.Name, Durable: n.info.Durable, Nodes: []*quernv1.ClusterNode{self},
 		ShardsTotal: n.info.Shards, ShardsOwned: owned,
 	}, nil
 }
 
+// weigh fills in what this process uses of the machine.
+func weigh(n *quernv1.ClusterNode) {
+	n.CpuSeconds, n.MemoryBytes = machine.CPUTime().Seconds(), machine.ResidentBytes()
+}
+
 // Where tells which shard a key belongs to and who owns it. It fails with
-// INVALID_KEY.
+// INVALID_KEY, and with NOT_OWNER or MOVING where nobody owns the shard.
 func (n *Node) Where(_ context.Context, key string) (*quernv1.ClusterServiceWhereResponse, error) {
 	if err := keyspace.Check(key); err != nil {
 		return nil, err //nolint:wrapcheck // a *failure.Error
+	}
+	if n.member != nil {
+		return n.member.where(key)
 	}
 	shard := keyspace.Shard(key, n.info.Shards)
 	epoch, serving := n.runtime.Epoch(shard)
@@ -332,8 +373,14 @@ func (n *Node) Close(ctx context.Context) error {
 // stop ends the parts in the order in which work flows through them.
 func (n *Node) stop(ctx context.Context) error {
 	var errs []error
+	if n.member != nil {
+		errs = append(errs, n.member.leave(ctx))
+	}
 	if n.server != nil {
 		errs = append(errs, n.server.Stop(ctx))
+	}
+	if n.member != nil {
+		errs = append(errs, n.member.end(ctx))
 	}
 	if n.runtime != nil {
 		errs = append(errs, n.runtime.Stop(ctx))
@@ -350,7 +397,7 @@ type backend struct{ *Node }
 
 // Watch implements server.Backend: whoever watches over the network begins anew
 // by itself, perhaps elsewhere.
-func (b backend) Watch(ctx context.Context, w *handles.Watch) error { return b.watchOnce(ctx, w) }
+func (b backend) Watch(ctx context.Context, w *handles.Watch) error { return b.watchHere(ctx, w) }
 
 // Ready implements server.Backend: every shard must have an epoch.
 func (b backend) Ready() error {

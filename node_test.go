@@ -20,15 +20,19 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestBadConfigIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, cfg := range map[string]quern.Config{
-		"no folder":          {},
-		"unknown store":      {Store: "floppy"},
-		"postgres":           {Store: "postgres://localhost?schema=No"},
-		"consul":             {Store: quern.StoreMemory, Consul: "127.0.0.1:8500"},
-		"odd shards":         {Store: quern.StoreMemory, Shards: 3},
-		"negative limit":     {Store: quern.StoreMemory, ResidentLimit: -1},
-		"node with a break":  {Store: quern.StoreMemory, Node: "a\nb"},
-		"node with umlauts":  {Store: quern.StoreMemory, Node: "mühle"},
-		"node without limit": {Store: quern.StoreMemory, Node: strings.Repeat("n", 256)},
+		"no folder":           {},
+		"unknown store":       {Store: "floppy"},
+		"postgres":            {Store: "postgres://localhost?schema=No"},
+		"no cluster":          {Store: quern.StoreMemory, Consul: "127.0.0.1:8500"},
+		"cluster's name":      {Store: quern.StoreMemory, Consul: "127.0.0.1:8500", Cluster: "No"},
+		"no consul":           {Store: quern.StoreMemory, Cluster: "c"},
+		"no store":            {Consul: "127.0.0.1:8500", Cluster: "c"},
+		"embedded, clustered": {Store: quern.StoreEmbedded, DataDir: "x", Consul: "127.0.0.1:8500", Cluster: "c"},
+		"odd shards":          {Store: quern.StoreMemory, Shards: 3},
+		"negative limit":      {Store: quern.StoreMemory, ResidentLimit: -1},
+		"node with a break":   {Store: quern.StoreMemory, Node: "a\nb"},
+		"node with umlauts":   {Store: quern.StoreMemory, Node: "mühle"},
+		"node without limit":  {Store: quern.StoreMemory, Node: strings.Repeat("n", 256)},
 	} {
 		if _, err := quern.Open(t.Context(), cfg); !errors.Is(err, quern.ErrConfig) {
 			t.Errorf("%s: %v", name, err)

@@ -48,9 +48,12 @@ type Config struct {
 
 var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
+// ValidCluster says whether a cluster can have this name.
+func ValidCluster(name string) bool { return validName.MatchString(name) }
+
 func (c Config) validate() error {
 	switch {
-	case !validName.MatchString(c.Cluster):
+	case !ValidCluster(c.Cluster):
 		return fmt.Errorf("cluster/consul: the cluster's name is %q, must be 1 to 40 lower-case letters, digits and inner hyphens", c.Cluster)
 	case c.CheckTTL < 0 || c.Timeout < 0:
 		return errors.New("cluster/consul: a negative duration")

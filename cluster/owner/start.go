@@ -79,30 +79,9 @@ func (o *Owner) start(ctx, life context.Context) error {
 	return nil
 }
 
-// establish waits until there is a record, and says once why it waits.
+// establish waits until there is a record.
 func (o *Owner) establish(ctx context.Context) (cluster.Record, error) {
-	want := o.cfg.Record
-	want.Base = cluster.BaseEpoch(time.Now(), want.Base)
-	said := ""
-	for again := (pause{}); ; {
-		attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
-		record, err := o.cfg.Authority.Establish(attempt, want)
-		cancel()
-		o.asked("establish", err)
-		switch {
-		case err == nil:
-			return record, nil
-		case errors.Is(err, cluster.ErrRecord):
-			return cluster.Record{}, fmt.Errorf("owner: %w", err)
-		}
-		if ctx.Err() == nil && err.Error() != said {
-			said = err.Error()
-			o.cfg.Logger.Warn("waiting for the authority", "err", err)
-		}
-		if !again.wait(ctx) {
-			return cluster.Record{}, fmt.Errorf("owner: waiting for the authority: %w (last: %w)", context.Cause(ctx), err)
-		}
-	}
+	return establish(ctx, o.cfg.Authority, o.cfg.Record, o.cfg.Logger, func(err error) { o.asked("establish", err) })
 }
 
 // enter joins once no other process that passes has this name. Of two that come

@@ -158,7 +158,7 @@ func (k *serveCommand) folder() string {
 func (k *serveCommand) config(log *slog.Logger) quern.Config {
 	cfg := quern.Config{
 		DataDir: k.folder(), Store: k.store(), Listen: k.Listen, HTTP: k.HTTP, Advertise: k.Advertise,
-		Node: k.Node, ResidentLimit: k.ResidentLimit, Logger: log,
+		Consul: k.Consul, Cluster: k.Cluster, Node: k.Node, ResidentLimit: k.ResidentLimit, Logger: log,
 	}
 	if k.Shards != nil {
 		cfg.Shards = *k.Shards
@@ -201,9 +201,9 @@ func (k *serveCommand) checkStore() error {
 		return usagef("--store embedded: cannot be used with --consul, since nobody could take over a lost node's shards")
 	case k.store() != quern.StoreEmbedded && k.store() != quern.StoreMemory && !k.postgres():
 		return usagef("--store %q: is none of memory, embedded and postgres://…", k.Store)
-	case k.Consul != "":
-		return usagef("--consul %s: this build has no Consul support", k.Consul)
-	case k.Cluster != "":
+	case k.Consul != "" && k.Cluster == "":
+		return usagef("--consul %s: name the cluster to join with --cluster", k.Consul)
+	case k.Consul == "" && k.Cluster != "":
 		return usagef("--cluster %s: needs --consul", k.Cluster)
 	}
 	return nil

@@ -94,7 +94,7 @@ func TestServeRefusesWhatCannotWork(t *testing.T) {
 		{"--store postgres://u:secret@h/d --data " + foreign, "holds photo.jpg", 1},
 		{"--consul 127.0.0.1:8500", "--consul 127.0.0.1:8500: name the store", 2},
 		{"--consul 127.0.0.1:8500 --store embedded", "--store embedded: cannot be used with --consul", 2},
-		{"--consul 127.0.0.1:8500 --store memory --cluster c", "this build has no Consul support", 2},
+		{"--consul 127.0.0.1:8500 --store memory", "--consul 127.0.0.1:8500: name the cluster to join", 2},
 		{"--cluster c", "--cluster c: needs --consul", 2},
 		{"extra", "unexpected argument extra", 2},
 		{"--config /nowhere.yaml", "/nowhere.yaml: there is no such file", 2},

@@ -139,6 +139,9 @@ func (s *Store) afterConnect(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, query, names, values); err != nil {
 		return fmt.Errorf("postgres: session settings: %w", err)
 	}
+	if err := s.share(ctx, conn); err != nil {
+		return err
+	}
 	if s.info.ClusterID == [16]byte{} {
 		return nil // Open makes or reads it
 	}

@@ -7,7 +7,8 @@
 // In a schema of their own, "quern" unless the URL says otherwise:
 //
 //	meta    one row: format, cluster id, number of shards, hash; owner, the
-//	        lone node that has not said goodbye
+//	        lone node that has not said goodbye; cluster, the name of the one
+//	        whose members share the store
 //	shards  a row per shard: epoch, incarnation, time of the last commit
 //	states  (shard, key) → value, all bytes: U+0000 is legal in a key
 //
@@ -66,6 +67,12 @@
 // owner that lives has noticed. A process that was stopped for longer than that,
 // or whose machine was, can answer reads of what it has in memory until it
 // notices; its commits are fenced in any case.
+//
+// # Members of a cluster
+//
+// With Consul any number of nodes may use a schema. Who owns which shard is told
+// by leases; the store has the epochs, which fence whoever is wrong about that.
+// Each of their connections holds the lone node's advisory lock in shared mode.
 //
 // # Bounds
 //

@@ -39,6 +39,8 @@ var (
 	ErrTooOld = errors.New("postgres: server is too old")
 	// ErrTaken: another lone node has the store.
 	ErrTaken = errors.New("postgres: another node has the store")
+	// ErrCluster: the schema is of another cluster.
+	ErrCluster = errors.New("postgres: another cluster's store")
 )
 
 // Errors of Open and of a running store.
@@ -120,7 +122,7 @@ func blamesRecords(err error) bool {
 
 // settled says whether an error stands, whatever is tried again.
 func settled(err error) bool {
-	for _, final := range []error{ErrTooOld, ErrUnsafe, ErrOtherCluster, ErrForeign, ErrNewer, ErrShards, ErrFull, ErrShard, ErrTimeline, ErrBackwards, ErrClosed} {
+	for _, final := range []error{ErrTooOld, ErrUnsafe, ErrOtherCluster, ErrForeign, ErrNewer, ErrShards, ErrCluster, ErrFull, ErrShard, ErrTimeline, ErrBackwards, ErrClosed} {
 		if errors.Is(err, final) {
 			return true
 		}
@@ -141,7 +143,7 @@ func (s *Store) explain(err error) error {
 	at := fmt.Sprintf("server %s, database %q, role %q", s.where(), s.pool.Config().ConnConfig.Database, s.pool.Config().ConnConfig.User)
 	var known interface{ Reason() failure.Reason }
 	switch code := sqlState(err); {
-	case err == nil, errors.As(err, &known), errors.Is(err, ErrTooOld), errors.Is(err, ErrForeign), errors.Is(err, ErrNewer), errors.Is(err, ErrShards), blamesRecords(err):
+	case err == nil, errors.As(err, &known), errors.Is(err, ErrTooOld), errors.Is(err, ErrForeign), errors.Is(err, ErrNewer), errors.Is(err, ErrShards), errors.Is(err, ErrCluster), errors.Is(err, ErrTaken), blamesRecords(err):
 		return err
 	case code == codeBadPassword, code == codeBadAuthorization:
 		return fmt.Errorf("%w: %s: check role and password in the URL, and pg_hba.conf: %w", ErrDenied, at, err)

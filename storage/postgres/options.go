@@ -52,6 +52,10 @@ type Options struct {
 	// is held as long as its connection. Another lone one is refused with
 	// ErrTaken.
 	Lone bool
+	// Cluster is the name of the cluster whose members share the store. A new
+	// schema gets it; one that has another is refused with ErrCluster. Members
+	// and a lone node keep each other out, with ErrTaken.
+	Cluster string
 	// OnLost is called when a lone store has lost its lock, before it tries
 	// to take it again: what was read before proves nothing any more. It must
 	// not block. Raise waits until the lock is back.

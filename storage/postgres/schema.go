@@ -36,6 +36,7 @@ type statements struct {
 	rows, raise                      string
 	read, epoch, scanAll, scanBefore string
 	own, disown                      string
+	addCluster, name                 string
 }
 
 // newStatements writes the queries. A row of shards has the highest epoch that
@@ -52,7 +53,7 @@ func newStatements(schema, rowLock string) statements {
 		clusterID: `SELECT cluster_id FROM ` + meta,
 		create: []string{
 			`CREATE TABLE ` + meta + ` (one boolean PRIMARY KEY DEFAULT true CHECK (one), format integer NOT NULL,
-	cluster_id bytea NOT NULL, shards integer NOT NULL, hash text NOT NULL, owner bytea)`,
+	cluster_id bytea NOT NULL, shards integer NOT NULL, hash text NOT NULL, owner bytea, cluster text)`,
 			`CREATE TABLE ` + shards + ` (shard integer PRIMARY KEY, epoch bigint NOT NULL, incarnation bytea NOT NULL,
 	time bigint NOT NULL) WITH (fillfactor = 10)`,
 			`CREATE TABLE ` + states + ` (shard integer NOT NULL, key bytea NOT NULL, value bytea NOT NULL,
@@ -82,7 +83,9 @@ func newStatements(schema, rowLock string) statements {
 		scanBefore: `SELECT key, value FROM ` + states + ` WHERE shard = $1 AND key >= $2 AND key < $4 ORDER BY key LIMIT $3`,
 		own: `UPDATE ` + meta + ` SET owner = $1 FROM (SELECT owner FROM ` + meta + `) AS before
 	RETURNING coalesce(before.owner = $1, true)`,
-		disown: `UPDATE ` + meta + ` SET owner = NULL WHERE owner = $1`,
+		disown:     `UPDATE ` + meta + ` SET owner = NULL WHERE owner = $1`,
+		addCluster: `ALTER TABLE ` + meta + ` ADD COLUMN IF NOT EXISTS cluster text`,
+		name:       `UPDATE ` + meta + ` SET cluster = coalesce(cluster, $1) RETURNING cluster`,
 	}
 }
 
@@ -114,7 +117,10 @@ func (s *Store) setUp(ctx context.Context, conn *pgx.Conn) error {
 				return err
 			}
 		}
-		return s.readMeta(ctx, tx)
+		if err := s.readMeta(ctx, tx); err != nil {
+			return err
+		}
+		return s.join(ctx, tx)
 	})
 }
 

@@ -185,8 +185,11 @@ func (*PeerServiceOfferResponse) Descriptor() ([]byte, []int) {
 type PeerServiceHighestRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The incarnation that is asked, 16 bytes; another one refuses it.
-	To            []byte   `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
-	Shards        []uint32 `protobuf:"varint,2,rep,packed,name=shards,proto3" json:"shards,omitempty"`
+	To     []byte   `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	Shards []uint32 `protobuf:"varint,2,rep,packed,name=shards,proto3" json:"shards,omitempty"`
+	// The incarnation that asks, 16 bytes: epochs that it wrote itself do not
+	// count.
+	From          []byte `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -231,6 +234,13 @@ func (x *PeerServiceHighestRequest) GetTo() []byte {
 func (x *PeerServiceHighestRequest) GetShards() []uint32 {
 	if x != nil {
 		return x.Shards
+	}
+	return nil
+}
+
+func (x *PeerServiceHighestRequest) GetFrom() []byte {
+	if x != nil {
+		return x.From
 	}
 	return nil
 }
@@ -294,10 +304,11 @@ const file_quern_v1_peer_proto_rawDesc = "" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\ahandoff\x18\x03 \x01(\fR\ahandoff\"\x1a\n" +
-	"\x18PeerServiceOfferResponse\"C\n" +
+	"\x18PeerServiceOfferResponse\"W\n" +
 	"\x19PeerServiceHighestRequest\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\fR\x02to\x12\x16\n" +
-	"\x06shards\x18\x02 \x03(\rR\x06shards\"4\n" +
+	"\x06shards\x18\x02 \x03(\rR\x06shards\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\fR\x04from\"4\n" +
 	"\x1aPeerServiceHighestResponse\x12\x16\n" +
 	"\x06epochs\x18\x01 \x03(\x04R\x06epochs2\xb3\x01\n" +
 	"\vPeerService\x12N\n" +
