@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 
@@ -73,6 +74,9 @@ type Config struct {
 	Logger *slog.Logger
 	// Metrics gets the node's metrics; nil makes a set, see Node.Metrics.
 	Metrics *metrics.Set
+
+	// clock replaces CLOCK_BOOTTIME in tests.
+	clock func() time.Duration
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -22,6 +22,8 @@ const (
 const (
 	Overloaded       = failure.Overloaded
 	Stopping         = failure.Stopping
+	NotOwner         = failure.NotOwner
+	Moving           = failure.Moving
 	Limit            = failure.Limit
 	Overflow         = failure.Overflow
 	IDReused         = failure.IDReused

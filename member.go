@@ -27,10 +27,9 @@ const (
 
 // member is what a node has beyond a lone one.
 type member struct {
-	node        *Node
-	incarnation cluster.Incarnation
-	authority   *consul.Authority
-	router      *routing.Router
+	node      *Node
+	authority *consul.Authority
+	router    *routing.Router
 	// owner is there once the listeners accept, whose address it announces.
 	owner atomic.Pointer[owner.Owner]
 }
@@ -41,7 +40,7 @@ func newMember(n *Node) (*member, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	return &member{node: n, incarnation: cluster.NewIncarnation(), authority: a}, nil
+	return &member{node: n, authority: a}, nil
 }
 
 // record is what this node has of the cluster's record.
@@ -65,7 +64,7 @@ func (m *member) openMemory(ctx context.Context) (actors.Store, error) {
 
 // configure lets the runtime serve by leases.
 func (m *member) configure(cfg *actors.Config) {
-	cfg.Leased, cfg.Incarnation = true, m.incarnation
+	cfg.Leased, cfg.Clock, cfg.Incarnation = true, m.node.cfg.clock, m.node.incarnation
 	cfg.OnEpoch = func(shard uint32, epoch uint64) { m.owner.Load().Reraised(shard, epoch) }
 	cfg.OnFenced = func(shard uint32, epoch, known uint64) { m.owner.Load().Fenced(shard, epoch, known) }
 }
@@ -87,10 +86,10 @@ func (m *member) start(ctx context.Context) error {
 	o, err := owner.New(owner.Config{
 		Authority: m.authority,
 		Member: cluster.Member{
-			Name: n.cfg.Node, Incarnation: m.incarnation, Addr: n.advertised(), HTTP: n.HTTPAddr(), Protocol: clusterProtocol,
+			Name: n.cfg.Node, Incarnation: n.incarnation, Addr: n.advertised(), HTTP: n.HTTPAddr(), Protocol: clusterProtocol,
 		},
 		Record: m.record(), Store: store, Shards: leased{n.runtime}, Peers: peers{m}, Shared: n.info.Durable,
-		Skew: m.skew(), Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
+		Skew: m.skew(), Clock: n.cfg.clock, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
 	})
 	if err != nil {
 		return err //nolint:wrapcheck // a defect
@@ -150,7 +149,7 @@ func (m *member) seen() *owner.View {
 	if o := m.owner.Load(); o != nil {
 		return o.View()
 	}
-	return &owner.View{Self: cluster.Member{Name: m.node.cfg.Node, Incarnation: m.incarnation, State: cluster.Joining}}
+	return &owner.View{Self: cluster.Member{Name: m.node.cfg.Node, Incarnation: m.node.incarnation, State: cluster.Joining}}
 }
 
 type view struct{ *owner.View }
@@ -245,7 +244,7 @@ func (m *member) status() *quernv1.ClusterServiceStatusResponse {
 	for i, owned := range v.Owned() {
 		member := &v.Members[i]
 		c := &quernv1.ClusterNode{Node: member.Name, Addr: member.Addr, State: stateOf(member), Shards: uint32(owned)} //nolint:gosec // at most keyspace.MaxShards
-		if member.Incarnation == m.incarnation {
+		if member.Incarnation == m.node.incarnation {
 			weigh(c)
 		}
 		out.ShardsOwned += c.GetShards()

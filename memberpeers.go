@@ -67,8 +67,8 @@ func (m *member) meant(to, from []byte) (*owner.Owner, cluster.Incarnation, erro
 		return nil, cluster.Incarnation{}, failure.New(failure.InvalidField, "incarnations have %d and %d bytes, not %d", len(to), len(from), len(cluster.Incarnation{}))
 	}
 	o := m.owner.Load()
-	if o == nil || cluster.Incarnation(to) != m.incarnation {
-		return nil, cluster.Incarnation{}, failure.New(failure.NotOwner, "this is the incarnation %s, not %s", m.incarnation, cluster.Incarnation(to))
+	if o == nil || cluster.Incarnation(to) != m.node.incarnation {
+		return nil, cluster.Incarnation{}, failure.New(failure.NotOwner, "this is the incarnation %s, not %s", m.node.incarnation, cluster.Incarnation(to))
 	}
 	return o, cluster.Incarnation(from), nil
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/quern-io/quern/actors"
 	"github.com/quern-io/quern/cluster"
-	"github.com/quern-io/quern/cluster/local"
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/grains"
 	"github.com/quern-io/quern/handles"
@@ -56,7 +55,10 @@ type Node struct {
 	running atomic.Pointer[actors.Runtime] // runtime, once it has started
 	server  *server.Server                 // nil where it listens nowhere
 	member  *member                        // nil where it is alone
-	bulks   sync.Pool                      // of *bulk
+	trusted atomic.Int64                   // of a lone node on PostgreSQL, see proven
+
+	incarnation cluster.Incarnation
+	bulks       sync.Pool // of *bulk
 
 	draining atomic.Bool
 	closing  sync.Once
@@ -76,7 +78,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, closed: make(chan struct{})}
+	n := &Node{cfg: cfg, incarnation: cluster.NewIncarnation(), closed: make(chan struct{})}
 	if cfg.clustered() {
 		if n.member, err = newMember(n); err != nil {
 			return nil, err
@@ -99,7 +101,8 @@ func (n *Node) openStore(ctx context.Context) (actors.Store, error) {
 	cfg := n.cfg
 	if cfg.postgres() {
 		o := cfg.postgresOptions()
-		o.Lone, o.OnLost, o.Cluster = n.member == nil, n.lost, cfg.Cluster
+		o.Lone, o.Cluster = n.member == nil, cfg.Cluster
+		o.OnLost, o.OnProof, o.Clock = n.lost, n.proven, cfg.clock
 		return postgres.Open(ctx, o) //nolint:wrapcheck // says all there is to say
 	}
 	if cfg.Store == StoreMemory && n.member != nil {
@@ -118,21 +121,16 @@ func (n *Node) openStore(ctx context.Context) (actors.Store, error) {
 	})
 }
 
-// lost hears that the store is perhaps another's. Nothing serves before the
-// runtime is there.
-func (n *Node) lost(err error) {
-	if r := n.running.Load(); r != nil {
-		r.Reraise(err)
-	}
-}
-
 func (n *Node) start(ctx context.Context) error {
 	cfg := actors.Config{
 		Store: n.store, Kinds: []actors.Kind{grains.Counter{}, grains.Lock{}, grains.Map{}, grains.Transaction{}},
 		ResidentLimit: n.cfg.ResidentLimit, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
 	}
-	if n.member != nil {
+	switch {
+	case n.member != nil:
 		n.member.configure(&cfg)
+	case n.cfg.postgres():
+		cfg.Leased, cfg.Clock, cfg.Incarnation = true, n.cfg.clock, n.incarnation
 	}
 	var err error
 	if n.runtime, err = actors.New(cfg); err != nil {
@@ -145,11 +143,7 @@ func (n *Node) start(ctx context.Context) error {
 	if n.member != nil {
 		return n.member.start(ctx)
 	}
-	var claims []actors.Claim
-	for _, c := range local.Claims(n.info.Shards, time.Now()) {
-		claims = append(claims, actors.Claim{Shard: c.Shard, Epoch: c.Epoch})
-	}
-	if err := n.runtime.Activate(ctx, claims); err != nil {
+	if err := n.claim(ctx); err != nil {
 		return err
 	}
 	return n.listen(ctx, backend{n})

@@ -3,6 +3,7 @@ package quern_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/quern-io/quern"
 	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/internal/boottime"
 	"github.com/quern-io/quern/internal/testservice"
 )
 
@@ -97,5 +99,41 @@ func TestNodeThatLostItsStore(t *testing.T) {
 	}
 	if got, err := first.Counter("k").Get(t.Context()); !errors.Is(err, failure.NotOwner) {
 		t.Errorf("the first node, when it can ask: %d, %v", got, err)
+	}
+}
+
+// TestLoneNodeThatWasStopped: a lone node on a store that others can open
+// answers nothing from its memory once it was stopped for so long that another
+// could have the store, until it has proven that none does.
+func TestLoneNodeThatWasStopped(t *testing.T) {
+	t.Parallel()
+	server := testservice.Postgres(t)
+	var stopped atomic.Int64
+	clock := func() time.Duration { return boottime.Now() + time.Duration(stopped.Load()) }
+	node, err := quern.Open(t.Context(), quern.Config{Store: server.URL(), Shards: 8}.WithClock(clock))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = node.Close(context.WithoutCancel(t.Context())) }()
+	if _, err := node.Counter("k").Add(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	stopped.Add(int64(time.Minute))
+	if value, err := node.Counter("k").Get(t.Context()); !errors.Is(err, failure.NotOwner) {
+		t.Errorf("right after the stop: %d, %v", value, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		value, err := node.Counter("k").Get(ctx)
+		if err == nil {
+			if value != 1 {
+				t.Errorf("after the proof: %d", value)
+			}
+			return
+		}
+		if !errors.Is(err, failure.NotOwner) {
+			t.Fatalf("before the proof: %v", err)
+		}
 	}
 }

@@ -128,6 +128,10 @@ func (b *faultBackend) Where(context.Context, string) (*quernv1.ClusterServiceWh
 	return &quernv1.ClusterServiceWhereResponse{}, nil
 }
 
+func (b *faultBackend) Routes(context.Context, uint64) (*quernv1.ClusterServiceRoutesResponse, error) {
+	return &quernv1.ClusterServiceRoutesResponse{}, nil
+}
+
 func (b *faultBackend) Invoke(context.Context, *handles.Operation) error {
 	return failure.New(failure.UnknownMethod, "only streams are served here")
 }

@@ -64,9 +64,9 @@
 // OnLost is to stop what serves. Raise waits for the lock, so that nothing is
 // answered before the lock is back and the epoch was raised by a compare-and-set.
 // Whoever finds that the owner before did not say goodbye waits 3 s, in which an
-// owner that lives has noticed. A process that was stopped for longer than that,
-// or whose machine was, can answer reads of what it has in memory until it
-// notices; its commits are fenced in any case.
+// owner that lives has noticed. OnProof says until when the owner may answer, 2.7 s
+// from the start of the proof, so that one that was stopped meanwhile, or whose
+// machine was, answers nothing until the next proof.
 //
 // # Members of a cluster
 //

@@ -15,11 +15,14 @@ import (
 // How a lone store proves its lock. A proof that does not come in time is a
 // loss, which is noticed at most proofEvery + proofTimeout after it happened.
 // Whoever takes the lock after an owner that did not say goodbye waits
-// takeoverDelay, so that an owner that lives has noticed by then.
+// takeoverDelay, so that an owner that lives has noticed by then, and one that
+// does not run has lost its trust: that lasts for a tenth less, from the start of
+// the last proof, for clocks that do not run at one rate.
 const (
 	proofEvery    = 500 * time.Millisecond
 	proofTimeout  = 2 * time.Second
 	takeoverDelay = proofEvery + proofTimeout + 500*time.Millisecond
+	trustTime     = takeoverDelay - takeoverDelay/10
 )
 
 // guard holds the lock of a lone store, on a connection of its own.
@@ -46,6 +49,10 @@ func (g *guard) start(ctx context.Context) error {
 	defer cancel()
 	if err := g.take(ctx); err != nil {
 		return err
+	}
+	if err := g.prove(ctx); err != nil {
+		closeConn(ctx, g.conn)
+		return g.store.explain(err)
 	}
 	close(g.held)
 	g.group.Go(func() { g.run(g.store.quit) })
@@ -143,6 +150,7 @@ func (g *guard) run(ctx context.Context) {
 		g.mu.Lock()
 		close(g.held)
 		g.mu.Unlock()
+		g.suspect() // the owner is waiting for a proof
 	}
 }
 
@@ -188,6 +196,7 @@ func (g *guard) prove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
 	var has bool
+	until := g.store.options.Clock() + trustTime
 	const query = `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid())`
 	if err := g.conn.QueryRow(ctx, query).Scan(&has); err != nil {
 		return err
@@ -195,6 +204,7 @@ func (g *guard) prove(ctx context.Context) error {
 	if !has {
 		return errors.New("postgres: the session has the lock no more")
 	}
+	g.store.options.OnProof(until)
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/quern-io/quern/internal/boottime"
 	"github.com/quern-io/quern/keyspace"
 )
 
@@ -60,6 +61,12 @@ type Options struct {
 	// to take it again: what was read before proves nothing any more. It must
 	// not block. Raise waits until the lock is back.
 	OnLost func(err error)
+	// OnProof is called when a lone store has found that it has its lock, with
+	// the time by Clock until which nobody else can serve. It must not block.
+	OnProof func(until time.Duration)
+	// Clock is CLOCK_BOOTTIME where it is nil. It must run on while the process
+	// is stopped.
+	Clock func() time.Duration
 	// Logger gets changes of state. Nil logs nothing.
 	Logger *slog.Logger
 	// Metrics gets the store's metrics. Nil keeps them private.
@@ -103,6 +110,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.OnLost == nil {
 		o.OnLost = func(error) {}
+	}
+	if o.OnProof == nil {
+		o.OnProof = func(time.Duration) {}
+	}
+	if o.Clock == nil {
+		o.Clock = boottime.Now
 	}
 	if o.hooks.rowLock == "" {
 		o.hooks.rowLock = rowLock
