@@ -19,8 +19,10 @@ import (
 // nothing for all others.
 //
 // A guard is checked when the operation has its turn, and noted where the
-// handler took it: a refusal changes nothing, the guards included. What answers
-// a repeat is the first answer, whatever has become of the guard meanwhile.
+// handler took it: a refusal changes nothing, the guards included. An operation
+// that waits notes it with its place, and is checked again when it comes back;
+// where it is refused then, its place is given back. What answers a repeat is
+// the first answer, whatever has become of the guard meanwhile.
 const (
 	// guardLimit is how many locks a grain remembers. Beyond that the one whose
 	// last use is the longest ago gives way, if that is guardKept or more; else

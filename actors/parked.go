@@ -97,6 +97,9 @@ func (s *shard) parkedTurn(g *grain, c *call, name string, before int, changed, 
 		return
 	}
 	c.wrote = true
+	if c.guard != nil {
+		changed = s.noteGuard(g, c.guard) || changed
+	}
 	if changed {
 		s.markChanged(g, before)
 	}
@@ -213,9 +216,10 @@ func (s *shard) wakeUp(g *grain) {
 }
 
 // comeBack begins the next turn of a call that was parked. It reports whether
-// the call goes on as one that was woken, or has ended here since nobody waits
-// for it any more. After a reload it is a call like any other.
-func (s *shard) comeBack(g *grain, c *call) (resumed, ended bool) {
+// the call goes on as one that was woken, whether it is then the last one of its
+// name, or has ended here since nobody waits for it any more. After a reload it
+// is a call like any other.
+func (s *shard) comeBack(g *grain, c *call) (resumed, last, ended bool) {
 	p := c.parking
 	resumed = p.activation == s.activation && p.grain == g
 	var err *failure.Error
@@ -226,14 +230,14 @@ func (s *shard) comeBack(g *grain, c *call) (resumed, ended bool) {
 		err = errLate
 	case c.once != "" && g.once().entries[c.once] != nil:
 		s.forsake(c) // answered already, as another request perhaps
-		return false, false
+		return false, false, false
 	default:
-		c.depart()
-		return resumed, false
+		last = c.depart()
+		return resumed, resumed && last, false
 	}
 	s.forsake(c)
 	s.giveUpNumber(c, err)
-	return resumed, true
+	return resumed, false, true
 }
 
 // giveUpNumber answers a call whose caller has gone with err. Where it has gone

@@ -16,10 +16,10 @@ func (s *shard) turn(g *grain, c *call) {
 		c.complete(err)
 		return
 	}
-	resumed := false
+	resumed, last := false, false
 	if c.parking != nil {
 		var ended bool
-		if resumed, ended = s.comeBack(g, c); ended {
+		if resumed, last, ended = s.comeBack(g, c); ended {
 			return
 		}
 	}
@@ -45,6 +45,9 @@ func (s *shard) turn(g *grain, c *call) {
 	if parked, ok := err.(Parked); ok { //nolint:errorlint // handlers return it bare
 		s.parkedTurn(g, c, parked.Waiter, before, changed, resumed)
 		return
+	}
+	if last && err != nil {
+		s.cancel(g, c) // nobody comes for what it has asked for
 	}
 	flags := grainFlags(0)
 	switch {

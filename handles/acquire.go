@@ -147,7 +147,7 @@ func (l Lock) giveBack(ctx context.Context, o LockOptions) {
 	ctx, cancel := context.WithTimeout(ctx, min(o.TTL, cleanupTimeout))
 	defer cancel()
 	for {
-		err := l.ReleaseOwner(ctx, o.Owner)
+		err := l.unguarded().ReleaseOwner(ctx, o.Owner)
 		if err == nil || !askAgain(err) || !sleep(ctx, jitter(4*leastPause)) {
 			return
 		}

@@ -55,5 +55,21 @@ func (m MapEntry) Guarded(g Guard) MapEntry {
 	return m
 }
 
+// Guarded returns a handle whose writes carry a guard, which is about another
+// lock than this one. An Acquire that waits is held to it again when its turn
+// comes. Of a [Lease] the renewals carry it, so that it is lost with
+// FENCED_TOKEN when the guard is refused; that its Release gives the lock back
+// harms nobody and needs no guard.
+func (l Lock) Guarded(g Guard) Lock {
+	l.guard = &g
+	return l
+}
+
+// unguarded is a handle that gives back what one of a guarded handle has.
+func (l Lock) unguarded() Lock {
+	l.guard = nil
+	return l
+}
+
 // Guard returns the guard of what is written under this lease.
 func (l *Lease) Guard() Guard { return Guard{Lock: l.lock.Key(), Token: l.Token()} }

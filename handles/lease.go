@@ -85,7 +85,7 @@ func (l *Lease) Until() time.Time {
 }
 
 // Err says why the lease was lost: a *failure.Error, with the reason NOT_HOLDER
-// where the node said so. It is nil while the lease is held, and where it was
+// where the node said so, and FENCED_TOKEN where it refused the handle's guard. It is nil while the lease is held, and where it was
 // ended by Release.
 func (l *Lease) Err() error {
 	l.mu.Lock()
@@ -105,7 +105,7 @@ func (l *Lease) Release(ctx context.Context) error {
 	l.mu.Unlock()
 	var err error
 	if !released {
-		err = l.settle(l.lock.Release(ctx, l.token))
+		err = l.settle(l.lock.unguarded().Release(ctx, l.token))
 	}
 	select {
 	case <-l.ended:
@@ -178,7 +178,7 @@ func (l *Lease) keep(ctx context.Context, started, trusted time.Time) {
 				trusted = l.trust(r.started)
 				end.Reset(time.Until(trusted))
 				next.Reset(time.Until(r.started.Add(jitter(l.ttl / 3))))
-			case errors.Is(r.err, failure.NotHolder):
+			case errors.Is(r.err, failure.NotHolder), errors.Is(r.err, failure.FencedToken):
 				l.end(r.err)
 				return
 			default:

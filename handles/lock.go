@@ -43,8 +43,9 @@ var (
 // Every method returns a *failure.Error; besides what any operation can
 // return, the reasons are named at the method.
 type Lock struct {
-	to  Invoker
-	key string
+	to    Invoker
+	key   string
+	guard *Guard
 }
 
 // NewLock returns a handle of the lock with this key. It does no I/O; an invalid
@@ -101,7 +102,8 @@ func (l Lock) Grant(ctx context.Context, o LockOptions) (LockGrant, error) {
 
 func (l Lock) grant(ctx context.Context, o LockOptions, wait time.Duration) (LockGrant, error) {
 	k := lockAcquires.get(l.key, "")
-	k.request.Key, k.request.Owner, k.request.Shared, k.request.Permits = l.key, o.Owner, o.Shared, o.Permits
+	k.request.Key, k.request.Guard = l.key, l.guard.message()
+	k.request.Owner, k.request.Shared, k.request.Permits = o.Owner, o.Shared, o.Permits
 	k.request.Ttl = durationpb.New(o.TTL)
 	if wait > 0 {
 		k.request.Wait = durationpb.New(wait)
@@ -121,7 +123,7 @@ func (l Lock) grant(ctx context.Context, o LockOptions, wait time.Duration) (Loc
 // fails with NOT_HOLDER where the token holds the lock no more.
 func (l Lock) Renew(ctx context.Context, token uint64, ttl time.Duration) error {
 	k := lockRenewals.get(l.key, "")
-	k.request.Key, k.request.Token, k.request.Ttl = l.key, token, durationpb.New(ttl)
+	k.request.Key, k.request.Guard, k.request.Token, k.request.Ttl = l.key, l.guard.message(), token, durationpb.New(ttl)
 	if err := k.invoke(ctx, l.to); err != nil {
 		return err
 	}
@@ -139,7 +141,7 @@ func (l Lock) ReleaseOwner(ctx context.Context, owner string) error { return l.r
 
 func (l Lock) release(ctx context.Context, token uint64, owner string) error {
 	k := lockReleases.get(l.key, "")
-	k.request.Key, k.request.Token, k.request.Owner = l.key, token, owner
+	k.request.Key, k.request.Guard, k.request.Token, k.request.Owner = l.key, l.guard.message(), token, owner
 	if err := k.invoke(ctx, l.to); err != nil {
 		return err
 	}
@@ -153,7 +155,7 @@ func (l Lock) release(ctx context.Context, token uint64, owner string) error {
 // of it.
 func (l Lock) ForceRelease(ctx context.Context, reason string) (int, error) {
 	k := lockForces.get(l.key, "")
-	k.request.Key, k.request.Reason = l.key, reason
+	k.request.Key, k.request.Guard, k.request.Reason = l.key, l.guard.message(), reason
 	if err := k.invoke(ctx, l.to); err != nil {
 		return 0, err
 	}

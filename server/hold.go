@@ -24,7 +24,11 @@ func serveHold(ctx context.Context, b Backend, c *watchCaller, in keyedMessage, 
 		return failure.New(failure.UnknownMethod, "%T holds no lock", in)
 	}
 	through := &originOf{Backend: b}
-	lease, err := handles.NewLock(through, q.GetKey()).Acquire(ctx, holdOptions(q))
+	lock := handles.NewLock(through, q.GetKey())
+	if g := q.GetGuard(); g != nil {
+		lock = lock.Guarded(handles.Guard{Lock: g.GetLock(), Token: g.GetToken()})
+	}
+	lease, err := lock.Acquire(ctx, holdOptions(q))
 	if origin := through.last(); origin.Node != "" {
 		c.face.answered(ctx, origin)
 	}

@@ -37,3 +37,11 @@ func (g guarded) message() *quernv1.Guard {
 	}
 	return &quernv1.Guard{Lock: g.Guard.Lock, Token: g.Guard.Token}
 }
+
+// guards returns a handle that carries the flag's guard.
+func (g guarded) guards(lock handles.Lock) handles.Lock {
+	if g.Guard == nil {
+		return lock
+	}
+	return lock.Guarded(handles.Guard(*g.Guard))
+}

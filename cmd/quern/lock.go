@@ -59,6 +59,7 @@ type lockKey struct {
 
 type lockWrite struct {
 	lockKey
+	guarded
 	ID string `name:"id" placeholder:"ID" help:"Idempotency key: the same command under the same id gets the same answer within 24 hours."`
 }
 
@@ -95,6 +96,7 @@ func (k *lockTerms) options(owner string, wait time.Duration) (handles.LockOptio
 
 type lockAcquireCommand struct {
 	lockKey
+	guarded
 	lockTerms
 	Owner string        `required:"" placeholder:"ID" help:"Who holds it, 1 to 128 bytes; an owner that has it gets the same token again."`
 	Wait  time.Duration `default:"0s" help:"How long to wait for the lock, besides --timeout."`
@@ -109,7 +111,7 @@ func (k *lockAcquireCommand) Run(ctx context.Context, a *app) error {
 	}
 	// Not unary: a wait is to outlast the loss of a connection.
 	return k.within(ctx, a, k.Wait, client.Options{}, func(ctx context.Context, c connection) error {
-		g, err := handles.NewLock(c, k.Key).Grant(ctx, o)
+		g, err := k.guards(handles.NewLock(c, k.Key)).Grant(ctx, o)
 		if err != nil {
 			return err //nolint:wrapcheck // a *failure.Error says it all
 		}
@@ -145,7 +147,7 @@ func (k *lockRenewCommand) Run(ctx context.Context, a *app) error {
 		err := c.Invoke(ctx, &handles.Operation{
 			Method: handles.LockRenew, Key: k.Key, IdempotencyKey: k.ID, Reply: &reply,
 			Request: &quernv1.LockServiceRenewRequest{
-				Key: k.Key, IdempotencyKey: k.ID, Token: uint64(k.Token), Ttl: durationpb.New(k.TTL),
+				Key: k.Key, IdempotencyKey: k.ID, Guard: k.message(), Token: uint64(k.Token), Ttl: durationpb.New(k.TTL),
 			},
 		})
 		if err != nil {
@@ -168,7 +170,7 @@ type lockReleaseCommand struct {
 // Run releases. It calls the method itself, since the handle does not return
 // who held the lock.
 func (k *lockReleaseCommand) Run(ctx context.Context, a *app) error {
-	q := &quernv1.LockServiceReleaseRequest{Key: k.Key, IdempotencyKey: k.ID}
+	q := &quernv1.LockServiceReleaseRequest{Key: k.Key, IdempotencyKey: k.ID, Guard: k.message()}
 	if k.Token != nil {
 		q.Token = uint64(*k.Token)
 	}
@@ -202,7 +204,7 @@ func (k *lockForceCommand) Run(ctx context.Context, a *app) error {
 		var reply quernv1.LockServiceForceReleaseResponse
 		err := c.Invoke(ctx, &handles.Operation{
 			Method: handles.LockForceRelease, Key: k.Key, IdempotencyKey: k.ID, Reply: &reply,
-			Request: &quernv1.LockServiceForceReleaseRequest{Key: k.Key, IdempotencyKey: k.ID, Reason: k.Reason},
+			Request: &quernv1.LockServiceForceReleaseRequest{Key: k.Key, IdempotencyKey: k.ID, Guard: k.message(), Reason: k.Reason},
 		})
 		if err != nil {
 			return err //nolint:wrapcheck // a *failure.Error says it all

@@ -43,6 +43,7 @@ const (
 
 type lockRunCommand struct {
 	lockTerms
+	guarded
 	Addr    string         `default:"127.0.0.1:7411" env:"QUERN_ADDR" placeholder:"HOST:PORT" help:"Node to call (gRPC); several, separated by commas, stand in for each other."`
 	Timeout time.Duration  `default:"5s" help:"How long connecting and giving back may take."`
 	Wait    time.Duration  `default:"10s" help:"How long to wait for the lock."`
@@ -161,7 +162,7 @@ func (k *lockRunCommand) acquire(ctx context.Context, lock handles.Lock, o handl
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		lease, err := lock.Acquire(ctx, o)
+		lease, err := k.guards(lock).Acquire(ctx, o)
 		answers <- answer{lease, err}
 	}()
 	var ended os.Signal

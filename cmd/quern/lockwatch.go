@@ -92,6 +92,8 @@ func (w *watched) lost() {
 		w.job.Kill()
 	case errors.Is(err, failure.NotHolder):
 		w.end(fmt.Errorf("the lock was taken away: %w", err), w.hurry)
+	case errors.Is(err, failure.FencedToken):
+		w.end(fmt.Errorf("the guard is refused: %w", err), w.hurry)
 	default: // nothing is left of the time that grace is a part of
 		w.end(errOutOfTime, 0)
 	}

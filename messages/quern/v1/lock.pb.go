@@ -27,6 +27,7 @@ type LockServiceAcquireRequest struct {
 	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// At most 128 bytes of UTF-8. The owner already makes a repeat harmless.
 	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	// 1 to 128 bytes of UTF-8. Give a fresh one to each Acquire unless re-entry
 	// is wanted.
 	Owner string `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
@@ -86,6 +87,13 @@ func (x *LockServiceAcquireRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *LockServiceAcquireRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *LockServiceAcquireRequest) GetOwner() string {
@@ -215,6 +223,8 @@ func (x *LockServiceAcquireResponse) GetPosition() uint32 {
 type LockServiceHoldRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Of the acquisition and of the renewals; the release needs none.
+	Guard *Guard `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	// As of an Acquire; empty is a fresh one.
 	Owner string `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
 	// How long the lock stays taken when the node is lost; absent is 30 s.
@@ -263,6 +273,13 @@ func (x *LockServiceHoldRequest) GetKey() string {
 		return x.Key
 	}
 	return ""
+}
+
+func (x *LockServiceHoldRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *LockServiceHoldRequest) GetOwner() string {
@@ -383,6 +400,7 @@ type LockServiceRenewRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard                 `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	Token          uint64                 `protobuf:"varint,4,opt,name=token,proto3" json:"token,omitempty"`
 	// More than 0, at most 24 h.
 	Ttl           *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
@@ -432,6 +450,13 @@ func (x *LockServiceRenewRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *LockServiceRenewRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *LockServiceRenewRequest) GetToken() uint64 {
@@ -523,6 +548,7 @@ type LockServiceReleaseRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard                 `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	Token          uint64                 `protobuf:"varint,4,opt,name=token,proto3" json:"token,omitempty"`
 	Owner          string                 `protobuf:"bytes,5,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields  protoimpl.UnknownFields
@@ -571,6 +597,13 @@ func (x *LockServiceReleaseRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *LockServiceReleaseRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *LockServiceReleaseRequest) GetToken() uint64 {
@@ -643,6 +676,7 @@ type LockServiceForceReleaseRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Guard          *Guard                 `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
 	// For the operator's log: 1 to 512 bytes of UTF-8.
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -691,6 +725,13 @@ func (x *LockServiceForceReleaseRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *LockServiceForceReleaseRequest) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 func (x *LockServiceForceReleaseRequest) GetReason() string {
@@ -1231,10 +1272,11 @@ var File_quern_v1_lock_proto protoreflect.FileDescriptor
 
 const file_quern_v1_lock_proto_rawDesc = "" +
 	"\n" +
-	"\x13quern/v1/lock.proto\x12\bquern.v1\x1a\x1egoogle/protobuf/duration.proto\"\xfa\x01\n" +
+	"\x13quern/v1/lock.proto\x12\bquern.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x14quern/v1/guard.proto\"\xa1\x02\n" +
 	"\x19LockServiceAcquireRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x14\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12\x14\n" +
 	"\x05owner\x18\x04 \x01(\tR\x05owner\x12+\n" +
 	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12-\n" +
 	"\x04wait\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x16\n" +
@@ -1246,9 +1288,10 @@ const file_quern_v1_lock_proto_rawDesc = "" +
 	"\x05owner\x18\x03 \x01(\tR\x05owner\x12+\n" +
 	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x18\n" +
 	"\awaiters\x18\x05 \x01(\rR\awaiters\x12\x1a\n" +
-	"\bposition\x18\x06 \x01(\rR\bposition\"\xce\x01\n" +
+	"\bposition\x18\x06 \x01(\rR\bposition\"\xf5\x01\n" +
 	"\x16LockServiceHoldRequest\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12\x14\n" +
 	"\x05owner\x18\x04 \x01(\tR\x05owner\x12+\n" +
 	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12-\n" +
 	"\x04wait\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x16\n" +
@@ -1259,28 +1302,31 @@ const file_quern_v1_lock_proto_rawDesc = "" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05token\x18\x03 \x01(\x04R\x05token\x12\x14\n" +
 	"\x05owner\x18\x04 \x01(\tR\x05owner\x12+\n" +
-	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\x97\x01\n" +
+	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\xbe\x01\n" +
 	"\x17LockServiceRenewRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x14\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12\x14\n" +
 	"\x05token\x18\x04 \x01(\x04R\x05token\x12+\n" +
 	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\x8d\x01\n" +
 	"\x18LockServiceRenewResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\x04R\x05token\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x12+\n" +
 	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x18\n" +
-	"\awaiters\x18\x04 \x01(\rR\awaiters\"\x82\x01\n" +
+	"\awaiters\x18\x04 \x01(\rR\awaiters\"\xa9\x01\n" +
 	"\x19LockServiceReleaseRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x14\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12\x14\n" +
 	"\x05token\x18\x04 \x01(\x04R\x05token\x12\x14\n" +
 	"\x05owner\x18\x05 \x01(\tR\x05owner\"L\n" +
 	"\x1aLockServiceReleaseResponse\x12\x14\n" +
 	"\x05owner\x18\x01 \x01(\tR\x05owner\x12\x18\n" +
-	"\awaiters\x18\x02 \x01(\rR\awaiters\"s\n" +
+	"\awaiters\x18\x02 \x01(\rR\awaiters\"\x9a\x01\n" +
 	"\x1eLockServiceForceReleaseRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x16\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x05guard\x18\x03 \x01(\v2\x0f.quern.v1.GuardR\x05guard\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x87\x01\n" +
 	"\x1fLockServiceForceReleaseResponse\x12\x1a\n" +
 	"\breleased\x18\x01 \x01(\rR\breleased\x12.\n" +
@@ -1359,42 +1405,48 @@ var file_quern_v1_lock_proto_goTypes = []any{
 	(*LockServiceWatchRequest)(nil),         // 14: quern.v1.LockServiceWatchRequest
 	(*LockServiceWatchResponse)(nil),        // 15: quern.v1.LockServiceWatchResponse
 	(*LockEvent)(nil),                       // 16: quern.v1.LockEvent
-	(*durationpb.Duration)(nil),             // 17: google.protobuf.Duration
+	(*Guard)(nil),                           // 17: quern.v1.Guard
+	(*durationpb.Duration)(nil),             // 18: google.protobuf.Duration
 }
 var file_quern_v1_lock_proto_depIdxs = []int32{
-	17, // 0: quern.v1.LockServiceAcquireRequest.ttl:type_name -> google.protobuf.Duration
-	17, // 1: quern.v1.LockServiceAcquireRequest.wait:type_name -> google.protobuf.Duration
-	17, // 2: quern.v1.LockServiceAcquireResponse.ttl:type_name -> google.protobuf.Duration
-	17, // 3: quern.v1.LockServiceHoldRequest.ttl:type_name -> google.protobuf.Duration
-	17, // 4: quern.v1.LockServiceHoldRequest.wait:type_name -> google.protobuf.Duration
-	17, // 5: quern.v1.LockServiceHoldResponse.ttl:type_name -> google.protobuf.Duration
-	17, // 6: quern.v1.LockServiceRenewRequest.ttl:type_name -> google.protobuf.Duration
-	17, // 7: quern.v1.LockServiceRenewResponse.ttl:type_name -> google.protobuf.Duration
-	12, // 8: quern.v1.LockServiceForceReleaseResponse.holders:type_name -> quern.v1.LockHolder
-	12, // 9: quern.v1.LockServiceGetResponse.holders:type_name -> quern.v1.LockHolder
-	13, // 10: quern.v1.LockServiceGetResponse.queue:type_name -> quern.v1.LockWaiter
-	17, // 11: quern.v1.LockHolder.ttl:type_name -> google.protobuf.Duration
-	16, // 12: quern.v1.LockServiceWatchResponse.event:type_name -> quern.v1.LockEvent
-	12, // 13: quern.v1.LockEvent.holders:type_name -> quern.v1.LockHolder
-	0,  // 14: quern.v1.LockService.Acquire:input_type -> quern.v1.LockServiceAcquireRequest
-	4,  // 15: quern.v1.LockService.Renew:input_type -> quern.v1.LockServiceRenewRequest
-	6,  // 16: quern.v1.LockService.Release:input_type -> quern.v1.LockServiceReleaseRequest
-	8,  // 17: quern.v1.LockService.ForceRelease:input_type -> quern.v1.LockServiceForceReleaseRequest
-	10, // 18: quern.v1.LockService.Get:input_type -> quern.v1.LockServiceGetRequest
-	2,  // 19: quern.v1.LockService.Hold:input_type -> quern.v1.LockServiceHoldRequest
-	14, // 20: quern.v1.LockService.Watch:input_type -> quern.v1.LockServiceWatchRequest
-	1,  // 21: quern.v1.LockService.Acquire:output_type -> quern.v1.LockServiceAcquireResponse
-	5,  // 22: quern.v1.LockService.Renew:output_type -> quern.v1.LockServiceRenewResponse
-	7,  // 23: quern.v1.LockService.Release:output_type -> quern.v1.LockServiceReleaseResponse
-	9,  // 24: quern.v1.LockService.ForceRelease:output_type -> quern.v1.LockServiceForceReleaseResponse
-	11, // 25: quern.v1.LockService.Get:output_type -> quern.v1.LockServiceGetResponse
-	3,  // 26: quern.v1.LockService.Hold:output_type -> quern.v1.LockServiceHoldResponse
-	15, // 27: quern.v1.LockService.Watch:output_type -> quern.v1.LockServiceWatchResponse
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	17, // 0: quern.v1.LockServiceAcquireRequest.guard:type_name -> quern.v1.Guard
+	18, // 1: quern.v1.LockServiceAcquireRequest.ttl:type_name -> google.protobuf.Duration
+	18, // 2: quern.v1.LockServiceAcquireRequest.wait:type_name -> google.protobuf.Duration
+	18, // 3: quern.v1.LockServiceAcquireResponse.ttl:type_name -> google.protobuf.Duration
+	17, // 4: quern.v1.LockServiceHoldRequest.guard:type_name -> quern.v1.Guard
+	18, // 5: quern.v1.LockServiceHoldRequest.ttl:type_name -> google.protobuf.Duration
+	18, // 6: quern.v1.LockServiceHoldRequest.wait:type_name -> google.protobuf.Duration
+	18, // 7: quern.v1.LockServiceHoldResponse.ttl:type_name -> google.protobuf.Duration
+	17, // 8: quern.v1.LockServiceRenewRequest.guard:type_name -> quern.v1.Guard
+	18, // 9: quern.v1.LockServiceRenewRequest.ttl:type_name -> google.protobuf.Duration
+	18, // 10: quern.v1.LockServiceRenewResponse.ttl:type_name -> google.protobuf.Duration
+	17, // 11: quern.v1.LockServiceReleaseRequest.guard:type_name -> quern.v1.Guard
+	17, // 12: quern.v1.LockServiceForceReleaseRequest.guard:type_name -> quern.v1.Guard
+	12, // 13: quern.v1.LockServiceForceReleaseResponse.holders:type_name -> quern.v1.LockHolder
+	12, // 14: quern.v1.LockServiceGetResponse.holders:type_name -> quern.v1.LockHolder
+	13, // 15: quern.v1.LockServiceGetResponse.queue:type_name -> quern.v1.LockWaiter
+	18, // 16: quern.v1.LockHolder.ttl:type_name -> google.protobuf.Duration
+	16, // 17: quern.v1.LockServiceWatchResponse.event:type_name -> quern.v1.LockEvent
+	12, // 18: quern.v1.LockEvent.holders:type_name -> quern.v1.LockHolder
+	0,  // 19: quern.v1.LockService.Acquire:input_type -> quern.v1.LockServiceAcquireRequest
+	4,  // 20: quern.v1.LockService.Renew:input_type -> quern.v1.LockServiceRenewRequest
+	6,  // 21: quern.v1.LockService.Release:input_type -> quern.v1.LockServiceReleaseRequest
+	8,  // 22: quern.v1.LockService.ForceRelease:input_type -> quern.v1.LockServiceForceReleaseRequest
+	10, // 23: quern.v1.LockService.Get:input_type -> quern.v1.LockServiceGetRequest
+	2,  // 24: quern.v1.LockService.Hold:input_type -> quern.v1.LockServiceHoldRequest
+	14, // 25: quern.v1.LockService.Watch:input_type -> quern.v1.LockServiceWatchRequest
+	1,  // 26: quern.v1.LockService.Acquire:output_type -> quern.v1.LockServiceAcquireResponse
+	5,  // 27: quern.v1.LockService.Renew:output_type -> quern.v1.LockServiceRenewResponse
+	7,  // 28: quern.v1.LockService.Release:output_type -> quern.v1.LockServiceReleaseResponse
+	9,  // 29: quern.v1.LockService.ForceRelease:output_type -> quern.v1.LockServiceForceReleaseResponse
+	11, // 30: quern.v1.LockService.Get:output_type -> quern.v1.LockServiceGetResponse
+	3,  // 31: quern.v1.LockService.Hold:output_type -> quern.v1.LockServiceHoldResponse
+	15, // 32: quern.v1.LockService.Watch:output_type -> quern.v1.LockServiceWatchResponse
+	26, // [26:33] is the sub-list for method output_type
+	19, // [19:26] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_quern_v1_lock_proto_init() }
@@ -1402,6 +1454,7 @@ func file_quern_v1_lock_proto_init() {
 	if File_quern_v1_lock_proto != nil {
 		return
 	}
+	file_quern_v1_guard_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

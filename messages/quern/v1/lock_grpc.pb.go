@@ -42,6 +42,10 @@ const (
 // lease then starts anew: it is at most one ttl longer, never shorter. A
 // waiter has the shorter of its ttl and 5 s to come back to its place by the
 // same Acquire, with the same owner.
+//
+// A guard is about another lock than this one: it keeps those from writing here
+// who have lost that one. An Acquire is held to it when it comes, and again when
+// its wait is over: one that is refused then gives back its place.
 type LockServiceClient interface {
 	// Acquire asks for the lock and waits for it at most `wait`. A lock that is
 	// not had in that time is an answer, not an error. At most 100,000 hold it
@@ -65,9 +69,10 @@ type LockServiceClient interface {
 	// renews the lease, and releases it when the call ends, by its client or with
 	// its connection. The first message comes when the lock is had, further ones
 	// at least every 10 s while it is held. It ends with CONDITION_FAILED where the
-	// lock was not had in time, with NOT_HOLDER where it was taken away, and with
-	// STOPPING when the node ends. A client that hears nothing for longer than the
-	// ttl must take the lock for lost.
+	// lock was not had in time, with NOT_HOLDER where it was taken away, with
+	// FENCED_TOKEN where its guard is refused, and with STOPPING when the node
+	// ends. A client that hears nothing for longer than the ttl must take the lock
+	// for lost.
 	Hold(ctx context.Context, in *LockServiceHoldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LockServiceHoldResponse], error)
 	// Watch tells who holds the lock and then how it changes, in the order of
 	// (epoch, sequence). Of changes that come faster than they are read only the
@@ -188,6 +193,10 @@ type LockService_WatchClient = grpc.ServerStreamingClient[LockServiceWatchRespon
 // lease then starts anew: it is at most one ttl longer, never shorter. A
 // waiter has the shorter of its ttl and 5 s to come back to its place by the
 // same Acquire, with the same owner.
+//
+// A guard is about another lock than this one: it keeps those from writing here
+// who have lost that one. An Acquire is held to it when it comes, and again when
+// its wait is over: one that is refused then gives back its place.
 type LockServiceServer interface {
 	// Acquire asks for the lock and waits for it at most `wait`. A lock that is
 	// not had in that time is an answer, not an error. At most 100,000 hold it
@@ -211,9 +220,10 @@ type LockServiceServer interface {
 	// renews the lease, and releases it when the call ends, by its client or with
 	// its connection. The first message comes when the lock is had, further ones
 	// at least every 10 s while it is held. It ends with CONDITION_FAILED where the
-	// lock was not had in time, with NOT_HOLDER where it was taken away, and with
-	// STOPPING when the node ends. A client that hears nothing for longer than the
-	// ttl must take the lock for lost.
+	// lock was not had in time, with NOT_HOLDER where it was taken away, with
+	// FENCED_TOKEN where its guard is refused, and with STOPPING when the node
+	// ends. A client that hears nothing for longer than the ttl must take the lock
+	// for lost.
 	Hold(*LockServiceHoldRequest, grpc.ServerStreamingServer[LockServiceHoldResponse]) error
 	// Watch tells who holds the lock and then how it changes, in the order of
 	// (epoch, sequence). Of changes that come faster than they are read only the

@@ -74,9 +74,10 @@ type LockServiceClient interface {
 	// renews the lease, and releases it when the call ends, by its client or with
 	// its connection. The first message comes when the lock is had, further ones
 	// at least every 10 s while it is held. It ends with CONDITION_FAILED where the
-	// lock was not had in time, with NOT_HOLDER where it was taken away, and with
-	// STOPPING when the node ends. A client that hears nothing for longer than the
-	// ttl must take the lock for lost.
+	// lock was not had in time, with NOT_HOLDER where it was taken away, with
+	// FENCED_TOKEN where its guard is refused, and with STOPPING when the node
+	// ends. A client that hears nothing for longer than the ttl must take the lock
+	// for lost.
 	Hold(context.Context, *v1.LockServiceHoldRequest) (*connect.ServerStreamForClient[v1.LockServiceHoldResponse], error)
 	// Watch tells who holds the lock and then how it changes, in the order of
 	// (epoch, sequence). Of changes that come faster than they are read only the
@@ -233,9 +234,10 @@ type LockServiceHandler interface {
 	// renews the lease, and releases it when the call ends, by its client or with
 	// its connection. The first message comes when the lock is had, further ones
 	// at least every 10 s while it is held. It ends with CONDITION_FAILED where the
-	// lock was not had in time, with NOT_HOLDER where it was taken away, and with
-	// STOPPING when the node ends. A client that hears nothing for longer than the
-	// ttl must take the lock for lost.
+	// lock was not had in time, with NOT_HOLDER where it was taken away, with
+	// FENCED_TOKEN where its guard is refused, and with STOPPING when the node
+	// ends. A client that hears nothing for longer than the ttl must take the lock
+	// for lost.
 	Hold(context.Context, *v1.LockServiceHoldRequest, *connect.ServerStream[v1.LockServiceHoldResponse]) error
 	// Watch tells who holds the lock and then how it changes, in the order of
 	// (epoch, sequence). Of changes that come faster than they are read only the
