@@ -27,12 +27,12 @@ type step struct {
 	queue        string // of a lock, owners with spaces between
 }
 
-// modelOf returns the model of a kind.
-func modelOf[S comparable](first S, next func(S, step) (S, bool)) porcupine.Model {
+// modelOf returns a model of states of type S, with inputs of type I.
+func modelOf[S comparable, I any](first S, next func(S, I) (S, bool)) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return first },
 		Step: func(state, in, _ any) (bool, any) {
-			after, ok := next(state.(S), in.(step)) //nolint:errcheck,forcetypeassert // as Init and record make them
+			after, ok := next(state.(S), in.(I)) //nolint:errcheck,forcetypeassert // as Init and record make them
 			return ok, after
 		},
 		DescribeOperation: func(in, _ any) string { return fmt.Sprintf("%+v", in) },

@@ -72,7 +72,7 @@ func (h *histories) record(key string, call int64, s step, err error) {
 	h.add(key, call, end, s)
 }
 
-func (h *histories) add(key string, call, end int64, s step) {
+func (h *histories) add(key string, call, end int64, s any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.steps[key] = append(h.steps[key], porcupine.Operation{Input: s, Call: call, Return: end})

@@ -1,6 +1,7 @@
 package crashtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,9 +30,11 @@ const faultShards = 4
 // breaks are ways to break a node from outside, so that the tests that should
 // notice can be seen to. A nil one breaks nothing.
 type breaks struct {
-	store   func(actors.Store) actors.Store
-	kind    func(actors.Kind) actors.Kind
-	backend func(server.Backend) server.Backend
+	store func(actors.Store) actors.Store
+	kind  func(actors.Kind) actors.Kind
+	// transaction stands in for the kind of transactions.
+	transaction actors.Kind
+	backend     func(server.Backend) server.Backend
 	// inFlight is how many operations the node takes at once; 0 is many.
 	inFlight int
 }
@@ -68,6 +71,7 @@ func startNode(ctx context.Context, disk vfs.FS, b breaks, answers *firstAnswers
 			kinds[i] = b.kind(k)
 		}
 	}
+	kinds = append(kinds, cmp.Or[actors.Kind](b.transaction, grains.Transaction{}))
 	n.runtime, err = actors.New(actors.Config{Store: n.store, Kinds: kinds, ResidentLimit: 8 * faultShards})
 	if err != nil {
 		return nil, err
@@ -153,7 +157,7 @@ func (b *faultBackend) submit(op *handles.Operation, deadline time.Time, done ha
 func (*faultBackend) operation(op *handles.Operation) *actors.Operation {
 	return &actors.Operation{
 		Kind: op.Method.Kind, Key: op.Key, Method: op.Method.Procedure,
-		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session), Memo: op.Memo,
+		IdempotencyKey: op.IdempotencyKey, Session: actors.Session(op.Session), Memo: op.Memo, Guard: (*actors.Guard)(op.Guard()),
 		Command: op.Request, Reply: op.Reply,
 	}
 }
