@@ -20,8 +20,8 @@ type engine struct {
 	batches batchPool
 
 	mu sync.Mutex // guards what follows
-	// links are the streams, nil where there is none at present. Batches go
-	// to them in turns, which turn counts.
+	// links are the streams, nil where there is none at present. turn counts
+	// whose it is; see nextTurn.
 	links    []*link
 	turn     uint
 	queue    callList
@@ -73,8 +73,7 @@ func (e *engine) run(ctx context.Context, ops []*handles.Operation) {
 		b.patience = time.Now().Add(e.options.Patience)
 	}
 	e.mu.Lock()
-	e.turn++
-	b.turn = e.turn
+	b.turn = e.nextTurn()
 	for i, op := range ops {
 		c := &b.calls[i]
 		c.op, c.batch = op, b
@@ -244,6 +243,24 @@ func (e *engine) put(l *link, c *call) {
 	if c.attempts++; c.attempts > 1 {
 		e.stats.Retries++
 	}
+}
+
+// sharedFrame is how many bytes of operations gather in a stream's next frame
+// before callers go to another stream.
+const sharedFrame = 16 << 10
+
+// nextTurn chooses the stream of a batch: the one whose next frame gathers, as
+// long as that is small, else they take turns. A frame costs both ends more than
+// most of what is in it, so that many streams are for those who fill them.
+func (e *engine) nextTurn() uint {
+	n := uint(len(e.links))
+	if n == 0 {
+		return 0
+	}
+	if l := e.links[e.turn%n]; l == nil || !l.gathers() {
+		e.turn++
+	}
+	return e.turn
 }
 
 // pick returns a stream with room, if possible the one whose turn it is.

@@ -141,6 +141,12 @@ func (l *link) wakeWriter() {
 // full reports whether the node takes no more operations at present.
 func (l *link) full() bool { return l.owed() >= int(l.hello.GetWindow()) }
 
+// gathers reports whether the next frame has operations and room for others.
+func (l *link) gathers() bool {
+	n := len(l.out.operations)
+	return n > 0 && n < sharedFrame && len(l.ready) == 0
+}
+
 // owed is how many calls the node is to answer without waiting for others.
 func (l *link) owed() int { return len(l.calls) - len(l.free) - l.waits }
 

@@ -31,7 +31,8 @@ type Options struct {
 	Patience time.Duration
 	// Connections is how many connections to the node the client keeps, all
 	// for the same sessions. One is enough for most; a few more let the node
-	// use more of its cores for this client. Default 1.
+	// use more of its cores for this client: callers go to the next one when
+	// the frame that gathers on one is sent or has 16 KiB. Default 1.
 	Connections int
 	// Unary sends each operation as a call of its own, outside of any
 	// session: what one command of a shell wants. Nothing is tried again that
