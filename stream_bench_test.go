@@ -40,18 +40,18 @@ func BenchmarkStream(b *testing.B) {
 	}
 }
 
-func remote(b *testing.B, connections int) *client.Client {
-	b.Helper()
-	node, err := quern.Open(b.Context(), quern.Config{Store: quern.StoreMemory, Listen: "127.0.0.1:0"})
+func remote(tb testing.TB, connections int) *client.Client {
+	tb.Helper()
+	node, err := quern.Open(tb.Context(), quern.Config{Store: quern.StoreMemory, Listen: "127.0.0.1:0"})
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	b.Cleanup(func() { _ = node.Close(context.Background()) })
-	c, err := client.DialWith(b.Context(), node.GRPCAddr(), client.Options{Connections: connections})
+	tb.Cleanup(func() { _ = node.Close(context.Background()) })
+	c, err := client.DialWith(tb.Context(), node.GRPCAddr(), client.Options{Connections: connections})
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	b.Cleanup(func() { _ = c.Close() })
+	tb.Cleanup(func() { _ = c.Close() })
 	return c
 }
 

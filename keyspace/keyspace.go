@@ -3,6 +3,7 @@
 package keyspace
 
 import (
+	"bytes"
 	"strings"
 	"unicode/utf8"
 
@@ -45,6 +46,14 @@ func Tag(key string) string {
 // which is a power of two. It never changes: data folders name the hash.
 func Shard(key string, shards uint32) uint32 {
 	return uint32(xxhash.Sum64String(Tag(key))) & (shards - 1) //nolint:gosec // the low bits are meant
+}
+
+// ShardOfBytes is [Shard] of a key that is not a string yet.
+func ShardOfBytes(key []byte, shards uint32) uint32 {
+	if bytes.IndexByte(key, '{') >= 0 {
+		return Shard(string(key), shards)
+	}
+	return uint32(xxhash.Sum64(key)) & (shards - 1) //nolint:gosec // the low bits are meant
 }
 
 // ValidShards reports whether n can be a cluster's number of shards: a power

@@ -39,6 +39,9 @@ func TestShardNeverChanges(t *testing.T) {
 		if got := keyspace.Shard(key, 256); got != want {
 			t.Errorf("%q: shard %d, want %d", key, got, want)
 		}
+		if got := keyspace.ShardOfBytes([]byte(key), 256); got != want {
+			t.Errorf("%q as bytes: shard %d, want %d", key, got, want)
+		}
 	}
 }
 

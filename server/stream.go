@@ -68,6 +68,7 @@ type stream struct {
 	held     int  // of them, as streamGather counts
 	large    bool // the reply to one of them can be large
 	credit   credit
+	directs  *directs // while a frame is worked off; may be nil
 
 	buffer []byte // of who is sending
 
@@ -208,6 +209,7 @@ func (s *stream) readAll() (err error) {
 		s.cork(true)
 		err = frame.ReadRequest(b, s)
 		s.submit()
+		s.leaveDirects()
 		s.cork(false)
 		if err != nil {
 			return s.refuse(refusal(err))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/peer"
@@ -31,10 +32,14 @@ func registerGrains(g *grpc.Server, s *grainService, cut func(net.Addr)) {
 func (s *Server) newGrains(f face) *grainService {
 	lists, _ := s.cfg.Backend.(handles.ListSubmitter)
 	peers, _ := s.cfg.Backend.(Peer)
-	return &grainService{
+	g := &grainService{
 		core: s.core, face: f, lists: lists, peers: peers, methods: streamMethodsOf(s.callers("stream", f)),
 		maxFrame: s.cfg.MaxMessageBytes, slowReader: s.cfg.WriteTimeout, stopping: s.stopping, readers: &s.handlers,
 	}
+	if d, ok := s.cfg.Backend.(handles.Director); ok && d.Direct() != nil {
+		g.directs = &sync.Pool{New: func() any { return &directs{Direct: d.Direct()} }}
+	}
+	return g
 }
 
 // ServeStream serves a stream of any transport until it ends, beside those of

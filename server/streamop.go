@@ -35,6 +35,8 @@ type grainService struct {
 	lists handles.ListSubmitter
 	// peers is the backend where it is one of several nodes, else nil.
 	peers Peer
+	// directs has *directs; nil where the backend runs nothing at once.
+	directs *sync.Pool
 }
 
 // enter counts a stream, or says why there can be none.
@@ -73,6 +75,8 @@ type streamMethod struct {
 	method  *handles.Method
 	metrics *methodMetrics
 	large   bool      // its replies can be large
+	plain   bool      // its operations may be run directly
+	place   int       // among the methods
 	calls   sync.Pool // of *streamOp
 }
 
@@ -84,6 +88,7 @@ type streamOp struct {
 	id      uint64
 	bytes   int
 	waits   bool // counts among the waits of its stream
+	stays   bool // with the reader: it is not recycled
 	in      keyed
 	once    once // nil for reads
 	reset   interface{ Reset() }
@@ -124,7 +129,10 @@ func newStreamMethod[Q, R any, PQ interface {
 // streamMethodsOf lists the methods that streams can call.
 func streamMethodsOf(on func(*handles.Method) *caller) map[string]*streamMethod {
 	all := make(map[string]*streamMethod)
-	add := func(m *streamMethod) { all[m.method.Procedure] = m }
+	add := func(m *streamMethod) {
+		m.place, m.plain = len(all), !m.method.Many && !m.method.Waits
+		all[m.method.Procedure] = m
+	}
 	of := func(m *handles.Method) (*handles.Method, *methodMetrics) { return m, on(m).metrics }
 	add(newStreamMethod[quernv1.CounterServiceAddRequest, quernv1.CounterServiceAddResponse](of(handles.CounterAdd)))
 	add(newStreamMethod[quernv1.CounterServiceAddManyRequest, quernv1.CounterServiceAddManyResponse](of(handles.CounterAddMany)))
@@ -165,6 +173,9 @@ func (s *stream) Operation(in *frame.Operation) error {
 		s.reply(in.ID, len(in.Request), refused)
 		return nil
 	}
+	if s.direct(in, home) {
+		return nil
+	}
 	o, _ := home.calls.Get().(*streamOp)
 	o.stream, o.id, o.bytes = s, in.ID, len(in.Request)
 	shard, refused := o.prepare(in)
@@ -172,10 +183,7 @@ func (s *stream) Operation(in *frame.Operation) error {
 		o.Completed(0, refused)
 		return nil
 	}
-	o.sub.Deadline = time.Time{}
-	if in.TimeoutMS != 0 {
-		o.sub.Deadline = s.now.Add(time.Duration(in.TimeoutMS) * time.Millisecond)
-	}
+	o.sub.Deadline = s.deadline(in)
 	if home.method.Waits {
 		s.submit() // what came before it
 		return s.beginWait(o)
@@ -183,6 +191,14 @@ func (s *stream) Operation(in *frame.Operation) error {
 	s.large = s.large || home.large
 	s.gather(shard, &o.sub)
 	return nil
+}
+
+// deadline is when the operation must have had its turn; zero is no bound.
+func (s *stream) deadline(in *frame.Operation) time.Time {
+	if in.TimeoutMS == 0 {
+		return time.Time{}
+	}
+	return s.now.Add(time.Duration(in.TimeoutMS) * time.Millisecond)
 }
 
 // prepare fills in the operation and returns its shard, or says what is wrong
@@ -228,6 +244,12 @@ func (s *stream) shardOf(request proto.Message, key string) uint32 {
 
 // Completed implements handles.Completer.
 func (o *streamOp) Completed(epoch uint64, err error) {
+	o.sub.Op.Origin.Epoch = epoch
+	o.answer(err)
+}
+
+// answer leaves the reply in the stream's buffers.
+func (o *streamOp) answer(err error) {
 	s := o.stream
 	var e *failure.Error
 	fine := o.home.metrics
@@ -239,7 +261,6 @@ func (o *streamOp) Completed(epoch uint64, err error) {
 		fine.fail(e.Reason)
 		fine = nil
 	}
-	o.sub.Op.Origin.Epoch = epoch
 	s.mu.Lock()
 	s.left(fine, o.home.method.Waits)
 	s.origin(&o.sub.Op.Origin)
@@ -260,7 +281,9 @@ func (o *streamOp) Completed(epoch uint64, err error) {
 		s.endWait(o.id)
 		bytes = 0
 	}
-	o.recycle()
+	if !o.stays {
+		o.recycle()
+	}
 	s.answered(bytes)
 }
 

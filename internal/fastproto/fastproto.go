@@ -165,6 +165,17 @@ func decodeAddRequest(b []byte, m *quernv1.CounterServiceAddRequest, s *Scratch)
 	if s == nil {
 		s = new(Scratch)
 	}
+	key, fine := splitAddRequest(b, m, s)
+	if !fine || !utf8.Valid(key) {
+		s.plain = false
+		return false
+	}
+	m.Key = string(key)
+	return true
+}
+
+// splitAddRequest decodes all but the key, which it returns.
+func splitAddRequest(b []byte, m *quernv1.CounterServiceAddRequest, s *Scratch) (key []byte, fine bool) {
 	if s.plain {
 		m.Key, m.IdempotencyKey, m.Delta, m.Min, m.Max, m.Saturate = "", "", nil, nil, nil, false
 	} else {
@@ -176,15 +187,15 @@ func decodeAddRequest(b []byte, m *quernv1.CounterServiceAddRequest, s *Scratch)
 		tag, rest := b[0], b[1:]
 		switch tag {
 		case addKey<<3 | byte(protowire.BytesType):
-			v, n := text(rest)
-			if n < 0 {
-				return false
+			v, n := protowire.ConsumeBytes(rest)
+			if n < 0 || key != nil {
+				return nil, false
 			}
-			m.Key, b = string(v), rest[n:]
+			key, b = v, rest[n:]
 		case addDelta<<3 | byte(protowire.VarintType), addMin<<3 | byte(protowire.VarintType), addMax<<3 | byte(protowire.VarintType):
 			v, n := protowire.ConsumeVarint(rest)
 			if n < 0 {
-				return false
+				return nil, false
 			}
 			at := &s.ints[tag>>3-addDelta]
 			*at, b = int64(v), rest[n:] //nolint:gosec // two's complement
@@ -197,11 +208,11 @@ func decodeAddRequest(b []byte, m *quernv1.CounterServiceAddRequest, s *Scratch)
 				m.Max = at
 			}
 		default:
-			return false
+			return nil, false
 		}
 	}
 	s.plain = true
-	return true
+	return key, true
 }
 
 // text returns the bytes of a string field and their encoded length, which is

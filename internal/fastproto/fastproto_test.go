@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"math"
 	"testing"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/quern-io/quern/internal/fastproto"
@@ -92,8 +94,51 @@ func FuzzUnmarshal(f *testing.F) {
 			if err == nil && !proto.Equal(got, want) {
 				t.Fatalf("%T from %x: {%v}, want {%v}", like, b, got, want)
 			}
+			split := proto.Clone(like)
+			key, fine := fastproto.Split(b, split, new(fastproto.Scratch))
+			if !fine {
+				continue
+			}
+			if utf8.Valid(key) != (wantErr == nil) {
+				t.Fatalf("%T from %x: the key %q, and %v", like, b, key, wantErr)
+			}
+			if field := split.ProtoReflect().Descriptor().Fields().ByName("key"); wantErr == nil {
+				split.ProtoReflect().Set(field, protoreflect.ValueOfString(string(key)))
+			}
+			if wantErr == nil && !proto.Equal(split, want) {
+				t.Fatalf("%T from %x: {%v}, want {%v}", like, b, split, want)
+			}
 		}
 	})
+}
+
+// TestSplitKnows the messages that make up most of a load, and leaves to others
+// what is told apart by more than the key.
+func TestSplitKnows(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		m    proto.Message
+		fine bool
+	}{
+		{&quernv1.CounterServiceAddRequest{Key: "k", Delta: proto.Int64(1), Max: proto.Int64(3)}, true},
+		{&quernv1.CounterServiceGetRequest{Key: "k"}, true},
+		{&quernv1.MapServicePutRequest{Key: "k", Value: []byte("v")}, true},
+		{&quernv1.MapServiceGetRequest{Key: "k"}, true},
+		{&quernv1.CounterServiceAddRequest{Key: "k", IdempotencyKey: "i"}, false},
+		{&quernv1.CounterServiceAddRequest{Key: "k", Guard: &quernv1.Guard{Lock: "l"}}, false},
+		{&quernv1.MapServicePutRequest{Key: "k", IdempotencyKey: "i"}, false},
+		{&quernv1.MapServicePutRequest{Key: "k", Guard: &quernv1.Guard{Lock: "l"}}, false},
+		{&quernv1.CounterServiceSetRequest{Key: "k"}, false},
+	} {
+		b, err := proto.Marshal(tt.m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, fine := fastproto.Split(b, tt.m.ProtoReflect().New().Interface(), new(fastproto.Scratch))
+		if fine != tt.fine || fine && string(key) != "k" {
+			t.Errorf("%T{%v}: %q, %v", tt.m, tt.m, key, fine)
+		}
+	}
 }
 
 // What was decoded outlives the frame that it came in.
