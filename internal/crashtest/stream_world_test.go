@@ -36,6 +36,9 @@ type trouble struct {
 	narrow bool
 	// idles: workers rest for longer than a session lives.
 	idles bool
+	// memory: the store is not durable, so that operations are run at once. The
+	// node must not be stopped then.
+	memory bool
 }
 
 // keepsSessions says that no client loses a session, so that whoever is
@@ -85,6 +88,9 @@ func newWorldOn(t *testing.T, net *faultstream.Network, seed uint64, r trouble, 
 	}
 	if r.narrow {
 		w.breaks.inFlight = 6
+	}
+	if r.memory {
+		w.disk = nil
 	}
 	if r.sick {
 		w.breaks.store = func(s actors.Store) actors.Store {
@@ -161,7 +167,7 @@ func (w *world) run() []string {
 	workers.Wait()
 	w.net.Calm()
 	pauseFor(5 * time.Minute) // whatever is still on its way arrives
-	if w.rand.IntN(2) == 0 {
+	if w.disk != nil && w.rand.IntN(2) == 0 {
 		w.crash()
 		w.start()
 	}
