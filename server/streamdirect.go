@@ -24,7 +24,10 @@ const streamMethodsMax = 32
 // direct runs an operation at once, to its answer, where it has nothing to wait
 // for. It returns false, and nothing has happened, where it is to be gathered.
 func (s *stream) direct(in *frame.Operation, home *streamMethod) bool {
-	if !home.plain || s.grains.directs == nil || in.TimeoutMS != 0 && !time.Now().Before(s.deadline(in)) {
+	if !home.plain || s.grains.directs == nil || in.Session != 0 || in.Hops != 0 {
+		return false
+	}
+	if in.TimeoutMS != 0 && !time.Now().Before(s.deadline(in)) {
 		return false
 	}
 	if s.directs == nil {

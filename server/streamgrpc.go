@@ -36,7 +36,7 @@ func (s *Server) newGrains(f face) *grainService {
 		core: s.core, face: f, lists: lists, peers: peers, methods: streamMethodsOf(s.callers("stream", f)),
 		maxFrame: s.cfg.MaxMessageBytes, slowReader: s.cfg.WriteTimeout, stopping: s.stopping, readers: &s.handlers,
 	}
-	if d, ok := s.cfg.Backend.(handles.Director); ok && d.Direct() != nil {
+	if d, ok := s.cfg.Backend.(handles.Director); ok && peers == nil && d.Direct() != nil {
 		g.directs = &sync.Pool{New: func() any { return &directs{Direct: d.Direct()} }}
 	}
 	return g

@@ -130,7 +130,8 @@ func newStreamMethod[Q, R any, PQ interface {
 func streamMethodsOf(on func(*handles.Method) *caller) map[string]*streamMethod {
 	all := make(map[string]*streamMethod)
 	add := func(m *streamMethod) {
-		m.place, m.plain = len(all), !m.method.Many && !m.method.Waits
+		m.place = len(all)
+		m.plain = m.place < streamMethodsMax && !m.method.Many && !m.method.Waits
 		all[m.method.Procedure] = m
 	}
 	of := func(m *handles.Method) (*handles.Method, *methodMetrics) { return m, on(m).metrics }
@@ -244,6 +245,11 @@ func (s *stream) shardOf(request proto.Message, key string) uint32 {
 
 // Completed implements handles.Completer.
 func (o *streamOp) Completed(epoch uint64, err error) {
+	if err != nil {
+		if err = o.stream.again(o, err); err == nil {
+			return
+		}
+	}
 	o.sub.Op.Origin.Epoch = epoch
 	o.answer(err)
 }
@@ -254,9 +260,6 @@ func (o *streamOp) answer(err error) {
 	var e *failure.Error
 	fine := o.home.metrics
 	if err != nil {
-		if err = s.again(o, err); err == nil {
-			return
-		}
 		e = s.grains.failure(s.frames.Context(), err)
 		fine.fail(e.Reason)
 		fine = nil
