@@ -8,12 +8,12 @@ import (
 // shardClock is the shard's own time: it starts at the later of the last
 // committed time and the wall clock, and runs on by the monotonic clock.
 type shardClock struct {
-	base int64 // Unix milliseconds
+	cached int64 // of the present batch; 0 where nobody asked yet
+	base   int64 // Unix milliseconds
 	// origin is base less the monotonic time since clockOrigin at the start, so
 	// that the sweeper can tell the shard's time.
 	origin  atomic.Int64
 	started time.Time
-	cached  int64 // of the present batch; 0 where nobody asked yet
 }
 
 // start sets the clock. A clock that ran already does not go back.

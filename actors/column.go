@@ -189,7 +189,7 @@ func (s *shard) takeBack(g *grain, c *call, err error) {
 
 // columnOn reports whether a call is a column that ran on a grain.
 func (s *shard) columnOn(g *grain, c *call) bool {
-	if c.column == nil || c.grain != nil || s.kinds[c.kindIndex] != g.kind {
+	if c.column == nil || c.grain != nil || &s.kinds[c.kindIndex] != g.kind {
 		return false
 	}
 	for i := range c.column.Len() {

@@ -136,8 +136,8 @@ func (r *Runtime) WatchersAt(shard uint32) (watchers, topics int) {
 	s := r.shards[shard]
 	s.box.post(func() {
 		topics := 0
-		for _, k := range s.kinds {
-			topics += len(k.topics)
+		for i := range s.kinds {
+			topics += len(s.kinds[i].topics)
 		}
 		n <- [2]int{s.watches.n, topics}
 	})

@@ -12,24 +12,24 @@ import (
 // say waits here. There are at most two generations: what flies in the commit
 // under way, and what has become dirty since that was cut.
 type gate struct {
-	dirtyGrains []*grain
-	dirtyCalls  callList
 	// weight is about what the dirty states will take in the next flight, in
 	// bytes.
-	weight int
-	// stalled had no turn yet, since the next flight is full.
-	stalled callList
+	weight   int
+	inFlight bool
 	// bound: a transaction has changed some of the dirty states. Then one that
 	// does not encode, in torn, takes all of them back.
-	bound bool
-	torn  error
+	bound       bool
+	dirtyGrains []*grain
 	// deletions are stray records, to go with the next commit.
 	deletions [][]byte
 	// mark: the next commit goes even without records, so that the store knows
 	// that the states are those of this epoch.
 	mark bool
+	// stalled had no turn yet, since the next flight is full.
+	stalled    callList
+	dirtyCalls callList
 
-	inFlight     bool
+	torn         error
 	flight       *flight
 	flyingGrains []*grain
 	flyingCalls  callList

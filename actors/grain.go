@@ -108,22 +108,24 @@ func (g *grain) weight() int {
 
 // kindGrains holds a shard's grains of one kind.
 type kindGrains struct {
-	kind   Kind
 	grains map[string]*grain
 	undo   State             // holds the state from before the turn
 	sized  bool              // its states are Sizers
 	undoes bool              // they are Undoers; then undo is their log
 	pins   bool              // they are Pinners
 	topics map[string]*topic // by key; they outlive the eviction of their grains
+	kind   Kind
+
+	_ [8]byte // to a cache line
 }
 
 // residents chooses what to evict by the clock algorithm, which approximates
 // "least recently used" without a write to other grains on each use: a hand
 // goes round; a grain that was used since its last visit is passed over once.
 type residents struct {
+	weight int
 	ring   []*grain
 	hand   int
-	weight int
 }
 
 func (r *residents) add(g *grain) {

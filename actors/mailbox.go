@@ -19,33 +19,34 @@ type mailbox struct {
 	// head is nil while nobody runs the shard, &busy while somebody does and
 	// nothing was left, else the call that was left last.
 	head atomic.Pointer[call]
-	busy call
-	// limit bounds the stack; see submit.
-	limit int32
-	calls *callPool
-
 	// systemCount is raised before a runner is sought, so that either the
 	// poster finds the shard idle or the runner sees the message.
 	systemCount atomic.Int32
-	systemMu    sync.Mutex
-	system      []any
+	// limit bounds the stack; see submit.
+	limit int32
 	// parked is set while the shard is suspended and nobody runs it, though
 	// head says busy.
-	parked atomic.Bool
+	parked   atomic.Bool
+	calls    *callPool
+	systemMu sync.Mutex
+	system   []any
 
-	// The rest belongs to the runner.
+	// What follows belongs to the runner, in a cache line that callers leave
+	// alone.
 	ready     callList // had to wait for something and may run now
 	todo      *call    // gathered, oldest first
 	quota     int      // how many calls the run may still take
-	unwound   bool     // a turn ended its goroutine: the shard must look around
-	suspended bool
 	invoker   pactor.MessageInvoker
-	schedule  func(func())
+	unwound   bool // a turn ended its goroutine: the shard must look around
+	suspended bool
 	// stopped: the actor is gone; dead answers what still comes.
-	stopped bool
-	dead    func(*call)
+	stopped  bool
+	schedule func(func())
+	dead     func(*call)
 	// interrupted answers the call whose turn ended its goroutine.
 	interrupted func()
+
+	busy call
 }
 
 // inlineCalls is how many calls a caller runs, its own the first, before it

@@ -334,8 +334,8 @@ func (s *shard) failParked(err error) {
 	if s.parked.n == 0 {
 		return
 	}
-	for _, k := range s.kinds {
-		for _, g := range k.grains {
+	for i := range s.kinds {
+		for _, g := range s.kinds[i].grains {
 			s.failWaiters(g, err)
 		}
 	}
@@ -359,11 +359,11 @@ func (s *shard) failHeldWaits() {
 // order in which they came.
 func (s *shard) holdParked() {
 	var calls []*call
-	for _, k := range s.kinds {
+	for i := range s.kinds {
 		if s.parked.n == 0 {
 			break
 		}
-		for _, g := range k.grains {
+		for _, g := range s.kinds[i].grains {
 			if g.extra == nil {
 				continue
 			}

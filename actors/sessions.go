@@ -35,7 +35,7 @@ func (t *sessionTable) recount() {
 
 func (r *Runtime) sessionIndex() int { return len(r.kinds) - 1 }
 
-func (s *shard) sessionGrains() *kindGrains { return s.kinds[s.rt.sessionIndex()] }
+func (s *shard) sessionGrains() *kindGrains { return &s.kinds[s.rt.sessionIndex()] }
 
 // OpenSession opens a session at a shard. done is called as a [Completer] is,
 // with the session's id, when it is durable. It fails with OVERLOADED where the

@@ -21,13 +21,13 @@ const sweepPage = 128
 
 // timers is what a shard knows of its timer table.
 type timers struct {
+	// cursor is where the next sweep goes on: a page that was full is
+	// followed by the next one, also where nothing of it could be run.
+	cursor []byte
 	// next is a lower bound of the earliest due time; 0 is none. The sweeper
 	// reads it.
 	next     atomic.Int64
 	underWay bool
-	// cursor is where the next sweep goes on: a page that was full is
-	// followed by the next one, also where nothing of it could be run.
-	cursor []byte
 	// flying is the earliest timer that was cut and has not landed, missed
 	// the earliest that the sweep under way may not have seen; 0 is none.
 	flying, missed int64

@@ -58,14 +58,14 @@ func (t *topic) wake() {
 
 // watches is what a shard knows of its watchers.
 type watches struct {
+	// noted were changed in this batch of a shard whose gate is open.
+	noted []*grain
 	// sequence orders the events of an epoch: it rises with each state that
 	// is looked at, in the order of the turns.
 	sequence uint64
 	n        int
 	// flying are the events of what is in the commit under way.
 	flying []flyingEvent
-	// noted were changed in this batch of a shard whose gate is open.
-	noted []*grain
 	// untold may be told when a leased shard has looked at the clock.
 	untold []flyingEvent
 }
@@ -351,7 +351,8 @@ func (s *shard) endWatches() {
 		reason = errStopping
 	default:
 	}
-	for _, k := range s.kinds {
+	for i := range s.kinds {
+		k := &s.kinds[i]
 		for _, t := range k.topics {
 			t.ended.Store(reason)
 			s.rt.herald.enqueue(t)
