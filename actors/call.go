@@ -38,37 +38,46 @@ type call struct {
 
 	state atomic.Uint32
 	wake  chan struct{}
-	done  Completer // takes the end where nobody waits
 	home  *callPool
 
-	kindIndex int
+	// plain: an operation that has none of what stands in rare, and is of a
+	// kind that does not park. See [shard.straight].
+	plain     bool
 	task      task
-	admitted  bool   // had been accepted before it had to wait
-	wrote     bool   // its turn changed something, or is not to be run again
-	numbered  bool   // it put its result into its session, or took it from there
-	reruns    uint8  // how often it ran on a state that was then undone
-	grain     *grain // at the gate: whose state it tells of
+	admitted  bool  // had been accepted before it had to wait
+	wrote     bool  // its turn changed something, or is not to be run again
+	numbered  bool  // it put its result into its session, or took it from there
+	reruns    uint8 // how often it ran on a state that was then undone
+	kindIndex int
+	done      Completer // takes the end where nobody waits
+	grain     *grain    // at the gate: whose state it tells of
 	event     func()
-	due       int64 // of the timer whose turn this is
 	deadline  int64 // Unix nanoseconds by the wall clock; 0 is none
 
+	key, method    string
+	command, reply proto.Message
+	err            error
+	epoch          uint64 // of the turn; 0 where there was none
+
+	rare
+	pins []*grain // that a waiting column keeps resident
+}
+
+// rare is what not all calls have. It is cleared as a whole.
+type rare struct {
 	session Session
 	memo    *handles.Memo // of the session; may be nil
 	client  *grain        // the session's, from the call's turn on
-	ticket  *Ticket       // of a kind that parks; nil where nobody can give up
-	parking *parking      // from the turn that parked it to its next one
-	opening *opening      // where it opens a session
+	once    string
+	hash    uint64 // of the request, where once is set
+	guard   *Guard
+	ticket  *Ticket  // of a kind that parks; nil where nobody can give up
+	parking *parking // from the turn that parked it to its next one
 	column  Column
-	pins    []*grain         // that a waiting column keeps resident
-	steps   []Step           // where it is a transaction
 	broken  map[string]error // the keys of a column that could not be read
-
-	key, method, once string
-	hash              uint64 // of the request, where once is set
-	guard             *Guard
-	command, reply    proto.Message
-	err               error
-	epoch             uint64 // of the turn; 0 where there was none
+	steps   []Step           // where it is a transaction
+	opening *opening         // where it opens a session
+	due     int64            // of the timer whose turn this is
 }
 
 // task tells an operation from what the shard does for itself or its clients.
@@ -95,18 +104,15 @@ func (p *callPool) get() *call {
 }
 
 func (c *call) recycle() {
-	c.next, c.done, c.kindIndex, c.event, c.task, c.due, c.deadline = nil, nil, 0, nil, taskOperation, 0, 0
-	c.admitted, c.wrote, c.numbered, c.reruns, c.grain = false, false, false, 0, nil
-	if c.session.ID != "" || c.opening != nil || c.column != nil { // few have any of it
-		c.memo = nil
-		c.session, c.client, c.opening, c.column, c.broken = Session{}, nil, nil, nil, nil
+	if !c.plain {
+		c.rare = rare{}
 		if cap(c.pins) > keptPins {
 			c.pins = nil
 		}
 	}
-	c.ticket, c.parking = nil, nil
-	c.key, c.method, c.once, c.hash, c.guard, c.steps = "", "", "", 0, nil, nil
-	c.command, c.reply, c.err, c.epoch = nil, nil, nil, 0
+	c.plain, c.task, c.admitted, c.wrote, c.numbered, c.reruns = false, taskOperation, false, false, false, 0
+	c.next, c.done, c.kindIndex, c.grain, c.event, c.deadline = nil, nil, 0, nil, nil, 0
+	c.key, c.method, c.command, c.reply, c.err, c.epoch = "", "", nil, nil, nil, 0
 	c.home.free.Put(c)
 }
 
@@ -115,11 +121,13 @@ const keptPins = 1024
 
 // complete answers the call. The caller may reuse it at once.
 func (c *call) complete(err error) {
-	if len(c.pins) > 0 {
-		c.unpin()
-	}
-	if c.parking != nil {
-		c.depart()
+	if !c.plain {
+		if len(c.pins) > 0 {
+			c.unpin()
+		}
+		if c.parking != nil {
+			c.depart()
+		}
 	}
 	if done := c.done; done != nil {
 		epoch := c.epoch
@@ -147,7 +155,7 @@ func (c *call) givenUp() bool { return c.abandoned() || c.ticket != nil && c.tic
 // wait blocks until the call is answered or ctx ends, and returns the epoch of
 // its turn, if it is known. It takes the call from its caller in either case.
 func (c *call) wait(ctx context.Context) (epoch uint64, err error) {
-	if c.state.CompareAndSwap(slotWaiting, slotParked) {
+	if c.state.Load() == slotWaiting && c.state.CompareAndSwap(slotWaiting, slotParked) {
 		ticket := c.ticket
 		select {
 		case <-c.wake:

@@ -53,7 +53,7 @@ func (r *Runtime) newColumn(op *Operation, column Column, deadline time.Time) (*
 	if err != nil {
 		return nil, err
 	}
-	c.column = column
+	c.plain, c.column = false, column
 	if !deadline.IsZero() {
 		c.deadline = deadline.UnixNano()
 	}

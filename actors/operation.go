@@ -76,7 +76,7 @@ func (r *Runtime) Invoke(ctx context.Context, shard uint32, op *Operation) (epoc
 	if deadline, ok := ctx.Deadline(); ok {
 		c.deadline = deadline.UnixNano()
 	}
-	if r.parks[c.kindIndex] && ctx.Done() != nil {
+	if !c.plain && r.parks[c.kindIndex] && ctx.Done() != nil {
 		c.ticket = &Ticket{shard: s}
 	}
 	if !s.box.submit(c) {
@@ -140,6 +140,17 @@ func (r *Runtime) fillCall(op *Operation) (*call, error) {
 	if index < 0 {
 		return nil, failure.New(failure.UnknownKind, "this node serves no kind named %q", op.Kind)
 	}
+	if op.Session.ID == "" && op.IdempotencyKey == "" && op.Guard == nil && r.plain[index] {
+		c := r.calls.get()
+		c.plain, c.kindIndex = true, index
+		c.key, c.method, c.command, c.reply = op.Key, op.Method, op.Command, op.Reply
+		return c, nil
+	}
+	return r.fillRare(op, index)
+}
+
+// fillRare is fillCall for what is not plain.
+func (r *Runtime) fillRare(op *Operation, index int) (*call, error) {
 	var hash uint64
 	if op.IdempotencyKey != "" {
 		var err error
@@ -159,8 +170,8 @@ func (r *Runtime) fillCall(op *Operation) (*call, error) {
 	if op.Session.ID != "" {
 		c.session, c.memo = op.Session, op.Memo
 	}
-	c.key, c.method, c.once, c.command, c.reply = op.Key, op.Method, op.IdempotencyKey, op.Command, op.Reply
-	c.guard = op.Guard
+	c.key, c.method, c.command, c.reply = op.Key, op.Method, op.Command, op.Reply
+	c.once, c.guard = op.IdempotencyKey, op.Guard
 	return c, nil
 }
 
@@ -186,15 +197,8 @@ func (r *Runtime) check(op *Operation) error {
 		if err := op.Guard.check(); err != nil {
 			return err
 		}
-		return op.checkRepeat()
-	default:
-		return op.checkRepeat()
 	}
-}
-
-// checkRepeat checks what makes a repeat known.
-func (op *Operation) checkRepeat() error {
-	switch {
+	switch { // what makes a repeat known
 	case op.Session.ID != "":
 		if err := op.Session.check(op.IdempotencyKey); err != nil {
 			return err

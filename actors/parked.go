@@ -120,6 +120,7 @@ func (s *shard) parkRefusal(resumed bool) error {
 }
 
 func (s *shard) park(g *grain, c *call, name string) {
+	c.plain = false
 	x := g.extras()
 	w := x.waiters[name]
 	if w == nil {

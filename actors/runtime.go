@@ -127,6 +127,7 @@ type Runtime struct {
 	kindNames        []string   // by index in kinds, but for the sessions'
 	composers        []Composer // by index in kinds; nil for all others
 	parks            []bool     // by index in kinds: it may park calls
+	plain            []bool     // by index in kinds: it neither parks nor composes
 	parked           atomic.Int64
 	noWaits          atomic.Bool // nothing is parked any more
 	gated            bool        // replies wait for the commit
@@ -172,9 +173,10 @@ func New(cfg Config) (*Runtime, error) {
 		r.composers = append(r.composers, composer)
 	}
 	r.kinds = append(slices.Clone(cfg.Kinds), sessionKind{})
-	for _, k := range r.kinds {
+	for i, k := range r.kinds {
 		_, parks := k.New().(Canceler)
 		r.parks = append(r.parks, parks)
+		r.plain = append(r.plain, !parks && i < len(r.composers) && r.composers[i] == nil)
 	}
 	shards := int(info.Shards)
 	r.residentPerShard = max(1, cfg.ResidentLimit/max(1, shards))

@@ -48,6 +48,9 @@ type shard struct {
 	waiting int
 	drained chan struct{} // not nil while the shard is to drain
 	woken   []string      // by the turn that is run
+	// chores: something may have become necessary that is no turn's work; see
+	// endBatch.
+	chores  bool
 	turnArg Turn
 	clock   shardClock
 	counts  shardCounts
@@ -157,10 +160,13 @@ func (s *shard) run() {
 		n++
 	}
 	s.counts.turns.Add(n)
-	s.endBatch()
+	if s.chores || s.tenure != nil {
+		s.endBatch()
+	}
 }
 
-// endBatch starts what the turns have made necessary.
+// endBatch starts what the turns have made necessary. What goes straight leaves
+// nothing to do, but for a grain that becomes dirty or is watched.
 func (s *shard) endBatch() {
 	if limit := s.rt.residentPerShard; s.residents.weight > limit {
 		s.counts.evicted.Add(uint64(s.residents.evict(limit, s.now()))) //nolint:gosec // not negative
@@ -183,6 +189,8 @@ func (s *shard) endBatch() {
 	if s.tenure != nil {
 		s.letGo()
 	}
+	// A page of timers goes on, and a shard closes, when the last call has run.
+	s.chores = s.timers.cursor != nil || s.drained != nil
 	if s.drained != nil && s.quiet() {
 		s.close()
 	}
@@ -198,6 +206,14 @@ func show(figure *atomic.Int64, value int) {
 // handle runs one call, or puts it where it has to wait.
 func (s *shard) handle(c *call) {
 	s.current = c
+	if c.plain {
+		if g := s.straight(c); g != nil {
+			s.plainTurn(g, c)
+			s.current = nil
+			return
+		}
+	}
+	s.chores = true
 	if !s.stalls() {
 		c.release()
 	}
@@ -223,6 +239,22 @@ func (s *shard) handle(c *call) {
 		s.admit(c)
 	}
 	s.current = nil
+}
+
+// straight returns the resident grain of a plain call for whose turn nothing has
+// to be done or waited for, and nil for all others. It is a short cut: what
+// handle does with such a call is the same.
+func (s *shard) straight(c *call) *grain {
+	if s.tenure != nil || c.grain != nil || c.deadline != 0 && c.deadline <= time.Now().UnixNano() || c.abandoned() ||
+		s.phase != serving || s.gate.full() || s.waiting >= s.rt.cfg.WaitLimit {
+		return nil
+	}
+	g := s.kinds[c.kindIndex].grains[c.key]
+	if g == nil || g.is(loading) {
+		return nil
+	}
+	g.set(touched)
+	return g
 }
 
 // release lets go of the grains that were kept resident until the call's turn.

@@ -64,8 +64,34 @@ func (s *shard) turn(g *grain, c *call) {
 	if changed {
 		s.markChanged(g, before)
 	}
-	s.wakeUp(g)
+	if len(s.woken) > 0 {
+		s.wakeUp(g)
+	}
 	s.answer(g, flags, c, err)
+}
+
+// plainTurn is turn for a plain call.
+func (s *shard) plainTurn(g *grain, c *call) {
+	c.epoch = s.epoch.Load()
+	if err := s.expire(g, c); err != nil {
+		c.complete(err)
+		return
+	}
+	before := g.size()
+	s.turnArg.resumed = false
+	changed, err := s.apply(g, c, c.command)
+	if parked, ok := err.(Parked); ok { //nolint:errorlint // handlers return it bare
+		s.parkedTurn(g, c, parked.Waiter, before, changed, false)
+		return
+	}
+	c.wrote = changed
+	if changed {
+		s.markChanged(g, before)
+	}
+	if len(s.woken) > 0 {
+		s.wakeUp(g)
+	}
+	s.answer(g, 0, c, err)
 }
 
 // dueTurn ends the turn of a timer; what was due of the state is done already.
@@ -188,6 +214,7 @@ func (g *grain) size() int {
 func (s *shard) markDirty(g *grain) {
 	if !g.is(dirty) {
 		g.set(dirty)
+		s.chores = true
 		s.gate.dirtyGrains = append(s.gate.dirtyGrains, g)
 		s.gate.weight += recordOverhead + 2*len(g.key) + g.size()
 	}
@@ -197,6 +224,7 @@ func (s *shard) markDirty(g *grain) {
 func (s *shard) markChanged(g *grain, before int) {
 	if g.is(watched) {
 		s.note(g)
+		s.chores = true
 	}
 	if g.is(dirty) {
 		s.gate.weight += max(0, g.size()-before)

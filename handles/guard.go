@@ -32,11 +32,13 @@ func (op *Operation) Guard() *Guard {
 	if !op.Method.Write {
 		return nil
 	}
-	q, ok := op.Request.(interface{ GetGuard() *quernv1.Guard })
-	if !ok {
-		return nil
+	var m *quernv1.Guard
+	switch q := op.Request.(type) {
+	case *quernv1.CounterServiceAddRequest: // by far the most frequent one
+		m = q.GetGuard()
+	case interface{ GetGuard() *quernv1.Guard }:
+		m = q.GetGuard()
 	}
-	m := q.GetGuard()
 	if m == nil {
 		return nil
 	}

@@ -69,9 +69,28 @@ func Check(key string) error {
 		return failure.New(failure.InvalidKey, "the key is empty; a key is 1 to %d bytes of UTF-8", MaxKeyBytes)
 	case len(key) > MaxKeyBytes:
 		return failure.New(failure.InvalidKey, "the key has %d bytes; a key is 1 to %d bytes of UTF-8", len(key), MaxKeyBytes)
-	case !utf8.ValidString(key):
+	case !plainASCII(key) && !utf8.ValidString(key):
 		return failure.New(failure.InvalidKey, "the key is not UTF-8")
 	default:
 		return nil
 	}
+}
+
+// plainASCII reports whether a key has no byte above 0x7F. It gives up on short
+// ones. Eight bytes are looked at in one step, the last ones perhaps twice.
+func plainASCII(key string) bool {
+	if len(key) < 8 {
+		return false
+	}
+	high := eight(key[len(key)-8:])
+	for ; len(key) > 8; key = key[8:] {
+		high |= eight(key)
+	}
+	return high&0x8080808080808080 == 0
+}
+
+func eight(s string) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 }
