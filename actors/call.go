@@ -60,7 +60,8 @@ type call struct {
 	epoch          uint64 // of the turn; 0 where there was none
 
 	rare
-	pins []*grain // that a waiting column keeps resident
+	parked parking  // valid where parking is not nil
+	pins   []*grain // that a waiting column keeps resident
 }
 
 // rare is what not all calls have. It is cleared as a whole.
@@ -72,7 +73,7 @@ type rare struct {
 	hash    uint64 // of the request, where once is set
 	guard   *Guard
 	ticket  *Ticket  // of a kind that parks; nil where nobody can give up
-	parking *parking // from the turn that parked it to its next one
+	parking *parking // its own parked, from the turn that parked it to its next one
 	column  Column
 	broken  map[string]error // the keys of a column that could not be read
 	steps   []Step           // where it is a transaction
@@ -106,6 +107,9 @@ func (p *callPool) get() *call {
 func (c *call) recycle() {
 	if !c.plain {
 		c.rare = rare{}
+		if c.parked.call != nil {
+			c.parked = parking{}
+		}
 		if cap(c.pins) > keptPins {
 			c.pins = nil
 		}
@@ -155,11 +159,16 @@ func (c *call) givenUp() bool { return c.abandoned() || c.ticket != nil && c.tic
 // wait blocks until the call is answered or ctx ends, and returns the epoch of
 // its turn, if it is known. It takes the call from its caller in either case.
 func (c *call) wait(ctx context.Context) (epoch uint64, err error) {
-	if c.state.Load() == slotWaiting && c.state.CompareAndSwap(slotWaiting, slotParked) {
+	ended := ctx.Done()
+	switch {
+	case c.state.Load() != slotWaiting || !c.state.CompareAndSwap(slotWaiting, slotParked):
+	case ended == nil:
+		<-c.wake
+	default:
 		ticket := c.ticket
 		select {
 		case <-c.wake:
-		case <-ctx.Done():
+		case <-ended:
 			if c.state.CompareAndSwap(slotParked, slotAbandoned) {
 				ticket.Cancel(true)
 				return 0, gaveUp(ctx)

@@ -45,8 +45,10 @@ type extra struct {
 	guards *guardTable
 	// loadOnce and loadGuards: the load that is under way reads them too.
 	loadOnce, loadGuards bool
-	// waiters are the calls that wait for a wake-up, by name.
+	// waiters are the calls that wait for a wake-up, by name; spare is for the
+	// next name.
 	waiters map[string]*waiters
+	spare   *waiters
 }
 
 func (g *grain) is(f grainFlags) bool { return g.flags&f != 0 }

@@ -52,6 +52,7 @@ type Turn struct {
 	next    func() uint64
 	wake    func(waiter string)
 	resumed bool
+	parked  Parked
 }
 
 // TurnAt returns a turn at a fixed time, for testing a kind by itself.

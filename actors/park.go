@@ -19,10 +19,14 @@ type Parked struct { //nolint:errname // it takes an error's place and is none
 }
 
 // Error implements error.
-func (p Parked) Error() string { return "actors: " + p.Waiter + " waits" }
+func (p *Parked) Error() string { return "actors: " + p.Waiter + " waits" }
 
-// Park returns the answer of a command that has to wait.
-func Park(waiter string) error { return Parked{waiter} }
+// Park returns the answer of a command that has to wait, a [*Parked]. It is
+// valid until the turn is over.
+func (t *Turn) Park(waiter string) error {
+	t.parked.Waiter = waiter
+	return &t.parked
+}
 
 // Canceler is a State that parks commands.
 type Canceler interface {

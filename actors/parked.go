@@ -28,19 +28,44 @@ type parkedCalls struct {
 // waiters are the calls that are parked at a grain under one name.
 type waiters struct {
 	name  string
-	calls []*call // those that were not woken
-	n     int     // those, and the woken ones that have not run again
+	first *parking // of those that were not woken
+	last  *parking
+	n     int // those, and the woken ones that have not run again
 }
 
-// parking is a call's place among them.
+// parking is a call's place among them. It is a part of the call.
 type parking struct {
 	call       *call
 	grain      *grain
 	group      *waiters
+	prev, next *parking // in the group
 	activation uint64
 	seq        uint64
-	place      int // in group.calls; -1 once it was woken
 	late       int // in the heap; -1 where it is not there
+}
+
+func (w *waiters) add(p *parking) {
+	p.prev = w.last
+	if w.last == nil {
+		w.first = p
+	} else {
+		w.last.next = p
+	}
+	w.last = p
+}
+
+func (w *waiters) remove(p *parking) {
+	if p.prev == nil {
+		w.first = p.next
+	} else {
+		p.prev.next = p.next
+	}
+	if p.next == nil {
+		w.last = p.prev
+	} else {
+		p.next.prev = p.prev
+	}
+	p.prev, p.next = nil, nil
 }
 
 // Ticket gives up an operation that may wait. The shard undoes what the
@@ -82,7 +107,7 @@ func (s *shard) giveUp(t *Ticket) {
 // can undo it may ask for. A due turn and an item of a column have nobody who
 // could wait.
 func (s *shard) mayPark(g *grain, c *call, command proto.Message, err error) bool {
-	_, parks := err.(Parked) //nolint:errorlint // handlers return it bare
+	_, parks := err.(*Parked) //nolint:errorlint // handlers return it bare
 	_, cancels := g.state.(Canceler)
 	return parks && cancels && command != nil && c.column == nil && c.steps == nil
 }
@@ -121,23 +146,15 @@ func (s *shard) parkRefusal(resumed bool) error {
 
 func (s *shard) park(g *grain, c *call, name string) {
 	c.plain = false
-	x := g.extras()
-	w := x.waiters[name]
-	if w == nil {
-		if x.waiters == nil {
-			x.waiters = make(map[string]*waiters)
-		}
-		w = &waiters{name: name}
-		x.waiters[name] = w
-	}
+	w := g.extras().group(name)
 	s.parked.seq++
-	c.parking = &parking{
-		call: c, grain: g, group: w, activation: s.activation, seq: s.parked.seq, place: len(w.calls), late: -1,
-	}
+	p := &c.parked
+	*p = parking{call: c, grain: g, group: w, activation: s.activation, seq: s.parked.seq, late: -1}
+	c.parking = p
 	if c.client != nil {
 		c.client.extras().released++ // to keep it resident
 	}
-	w.calls = append(w.calls, c)
+	w.add(p)
 	w.n++
 	s.parked.n++
 	s.rt.parked.Add(1)
@@ -150,16 +167,26 @@ func (s *shard) park(g *grain, c *call, name string) {
 	}
 }
 
+// group returns the waiters of a name, new ones where nobody waits under it.
+func (x *extra) group(name string) *waiters {
+	w := x.waiters[name]
+	if w != nil {
+		return w
+	}
+	if x.waiters == nil {
+		x.waiters = make(map[string]*waiters)
+	}
+	if w = x.spare; w == nil {
+		w = new(waiters)
+	}
+	x.spare, w.name = nil, name
+	x.waiters[name] = w
+	return w
+}
+
 // leave takes a parked call out of the list, because it was woken or ends.
 func (s *shard) leave(c *call) {
-	p := c.parking
-	w := p.group
-	last := len(w.calls) - 1
-	moved := w.calls[last]
-	w.calls[p.place], moved.parking.place = moved, p.place
-	w.calls[last] = nil
-	w.calls = w.calls[:last]
-	p.place = -1
+	c.parking.group.remove(c.parking)
 	s.left(c)
 }
 
@@ -185,12 +212,14 @@ func (s *shard) left(c *call) {
 func (c *call) depart() (last bool) {
 	p := c.parking
 	c.parking = nil
-	p.group.n--
-	if p.group.n > 0 {
+	w := p.group
+	w.n--
+	if w.n > 0 {
 		return false
 	}
-	if x := p.grain.extra; x != nil && x.waiters[p.group.name] == p.group {
-		delete(x.waiters, p.group.name)
+	if x := p.grain.extra; x != nil && x.waiters[w.name] == w {
+		delete(x.waiters, w.name)
+		w.name, x.spare = "", w
 		p.grain.tidy()
 	}
 	return true
@@ -200,18 +229,17 @@ func (c *call) depart() (last bool) {
 func (s *shard) wakeUp(g *grain) {
 	for i, name := range s.woken {
 		s.woken[i] = ""
-		if g.extra == nil || g.extra.waiters[name] == nil {
+		if g.extra == nil {
 			continue
 		}
 		w := g.extra.waiters[name]
-		for _, c := range w.calls {
-			c.parking.place = -1
-			s.left(c)
+		for w != nil && w.first != nil {
+			c := w.first.call
+			s.leave(c)
 			c.grain = g
 			g.extra.released++
 			s.box.ready.push(c)
 		}
-		w.calls = nil
 	}
 	s.woken = s.woken[:0]
 }
@@ -322,8 +350,8 @@ func (s *shard) failWaiters(g *grain, err error) {
 		return
 	}
 	for _, w := range g.extra.waiters {
-		for len(w.calls) > 0 {
-			c := w.calls[len(w.calls)-1]
+		for w.first != nil {
+			c := w.first.call
 			s.leave(c)
 			c.complete(err)
 		}
@@ -369,8 +397,8 @@ func (s *shard) holdParked() {
 				continue
 			}
 			for _, w := range g.extra.waiters {
-				for len(w.calls) > 0 {
-					c := w.calls[len(w.calls)-1]
+				for w.first != nil {
+					c := w.first.call
 					s.leave(c)
 					calls = append(calls, c)
 				}
@@ -399,7 +427,9 @@ func (s *shard) showLate() {
 	if len(s.parked.late) > 0 {
 		next = s.parked.late[0].call.deadline
 	}
-	s.parked.next.Store(next)
+	if s.parked.next.Load() != next {
+		s.parked.next.Store(next)
+	}
 }
 
 // deadlines is a heap of parked calls by their deadlines.

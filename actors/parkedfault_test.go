@@ -56,7 +56,7 @@ func (s *oddState) Apply(t *actors.Turn, command, reply proto.Message) (bool, er
 			return false, nil
 		}
 		s.value += "p"
-		return true, actors.Park("w")
+		return true, t.Park("w")
 	default:
 		s.value = q.GetValue()
 	}

@@ -42,7 +42,7 @@ func (s *shard) turn(g *grain, c *call) {
 	s.turnArg.resumed = resumed
 	changed, err := s.guarded(g, c, c.command)
 	s.turnArg.resumed = false
-	if parked, ok := err.(Parked); ok { //nolint:errorlint // handlers return it bare
+	if parked, ok := err.(*Parked); ok { //nolint:errorlint // handlers return it bare
 		s.parkedTurn(g, c, parked.Waiter, before, changed, resumed)
 		return
 	}
@@ -80,7 +80,7 @@ func (s *shard) plainTurn(g *grain, c *call) {
 	before := g.size()
 	s.turnArg.resumed = false
 	changed, err := s.apply(g, c, c.command)
-	if parked, ok := err.(Parked); ok { //nolint:errorlint // handlers return it bare
+	if parked, ok := err.(*Parked); ok { //nolint:errorlint // handlers return it bare
 		s.parkedTurn(g, c, parked.Waiter, before, changed, false)
 		return
 	}

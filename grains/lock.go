@@ -95,7 +95,7 @@ func (Lock) New() actors.State { return &lock{} }
 func (l *lock) Apply(t *actors.Turn, command, reply proto.Message) (bool, error) {
 	l.start(t.Now())
 	changed, err := l.command(t, command, reply)
-	if _, parked := err.(actors.Parked); err != nil && !parked { //nolint:errorlint // made here
+	if _, parked := err.(*actors.Parked); err != nil && !parked { //nolint:errorlint // made here
 		return false, err
 	}
 	return l.arm(t.Now()) || changed, err
@@ -192,6 +192,17 @@ func duration(ms int64) *durationpb.Duration {
 	return durationpb.New(time.Duration(ms) * time.Millisecond)
 }
 
+// tellTTL puts a duration into a reply. A caller may have left an empty one
+// there to be filled in.
+func tellTTL(to **durationpb.Duration, ms int64) {
+	d := *to
+	if d == nil {
+		*to = duration(ms)
+		return
+	}
+	d.Seconds, d.Nanos = ms/1000, int32(ms%1000)*int32(time.Millisecond) //nolint:gosec // below 10^9
+}
+
 func (l *lock) acquire(t *actors.Turn, q *quernv1.LockServiceAcquireRequest, a *quernv1.LockServiceAcquireResponse) (bool, error) {
 	w, err := parseAcquire(q)
 	if err != nil {
@@ -242,7 +253,7 @@ func (l *lock) enter(t *actors.Turn, w wanted, a *quernv1.LockServiceAcquireResp
 		return true, nil
 	default:
 		l.add(&l.queue, w, queued, t.Now()+w.wait)
-		return true, actors.Park(w.owner)
+		return true, t.Park(w.owner)
 	}
 }
 
@@ -251,7 +262,7 @@ func (l *lock) enter(t *actors.Turn, w wanted, a *quernv1.LockServiceAcquireResp
 func (l *lock) stay(t *actors.Turn, e *lockEntry, w wanted, a *quernv1.LockServiceAcquireResponse) (changed bool, err error) {
 	switch {
 	case t.Resumed():
-		return false, actors.Park(w.owner)
+		return false, t.Park(w.owner)
 	case w.wait == 0:
 		l.notHeld(w, a)
 		return false, nil
@@ -260,7 +271,7 @@ func (l *lock) stay(t *actors.Turn, e *lockEntry, w wanted, a *quernv1.LockServi
 	changed = l.lease(e, w.ttl)
 	e.away = false
 	l.setDue(e, t.Now()+w.wait)
-	return changed, actors.Park(w.owner)
+	return changed, t.Park(w.owner)
 }
 
 // confirm makes an entry held, and starts its lease.
@@ -280,7 +291,8 @@ func (l *lock) lease(e *lockEntry, ttl int64) (changed bool) {
 }
 
 func (l *lock) isHeld(e *lockEntry, a *quernv1.LockServiceAcquireResponse) {
-	a.Held, a.Token, a.Owner, a.Ttl = true, e.token, e.owner, duration(e.ttl)
+	a.Held, a.Token, a.Owner = true, e.token, e.owner
+	tellTTL(&a.Ttl, e.ttl)
 	a.Waiters = l.queue.n
 }
 
@@ -302,7 +314,8 @@ func (l *lock) renew(t *actors.Turn, q *quernv1.LockServiceRenewRequest, a *quer
 		return false, notHolder(q.GetToken())
 	}
 	changed := l.confirm(t, e, ttl)
-	a.Token, a.Owner, a.Ttl, a.Waiters = e.token, e.owner, duration(ttl), l.queue.n
+	a.Token, a.Owner, a.Waiters = e.token, e.owner, l.queue.n
+	tellTTL(&a.Ttl, ttl)
 	return changed, nil
 }
 

@@ -65,7 +65,7 @@ func fill(tb testing.TB, n int) *lockSim {
 	for i := range n + 1 {
 		wait := time.Duration(i) * time.Second
 		_, err := s.lock.Apply(s.turn(false), acquireBy(fmt.Sprintf("owner-%06d", i), 24*time.Hour, min(wait, 24*time.Hour)), &quernv1.LockServiceAcquireResponse{})
-		if (i > 0) != errors.As(err, new(actors.Parked)) {
+		if (i > 0) != errors.As(err, new(*actors.Parked)) {
 			tb.Fatalf("owner %d: %v", i, err)
 		}
 	}
@@ -82,7 +82,7 @@ func TestLockBoundsItsQueue(t *testing.T) {
 		t.Errorf("one waiter too many: %v", err)
 	}
 	// Who waits already is not one too many.
-	if _, err := s.lock.Apply(s.turn(false), acquireBy("owner-000007", 24*time.Hour, time.Minute), a); !errors.As(err, new(actors.Parked)) {
+	if _, err := s.lock.Apply(s.turn(false), acquireBy("owner-000007", 24*time.Hour, time.Minute), a); !errors.As(err, new(*actors.Parked)) {
 		t.Errorf("a waiter that asks again: %v", err)
 	}
 	info := &quernv1.LockServiceGetResponse{}
@@ -184,7 +184,7 @@ func TestLockUndo(t *testing.T) {
 				if command == nil {
 					s.now += 3000
 				}
-				if _, err := s.lock.Apply(s.turn(false), command, replyTo(command)); err != nil && !errors.As(err, new(actors.Parked)) && owners > 3 {
+				if _, err := s.lock.Apply(s.turn(false), command, replyTo(command)); err != nil && !errors.As(err, new(*actors.Parked)) && owners > 3 {
 					t.Fatal(err)
 				}
 				undoer.Undo()
@@ -360,7 +360,7 @@ func BenchmarkLock(b *testing.B) {
 			}
 			undoer.Begin(s.undo)
 			_, err := s.lock.Apply(turn, acquireBy(holder, time.Hour, time.Hour), &a)
-			if !errors.As(err, new(actors.Parked)) {
+			if !errors.As(err, new(*actors.Parked)) {
 				b.Fatal(err)
 			}
 			holder, s.woken = s.woken[0], s.woken[:0]

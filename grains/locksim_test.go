@@ -67,7 +67,7 @@ func (s *lockSim) apply(resumed bool, command, reply proto.Message) error {
 	undoer, _ := s.lock.(actors.Undoer)
 	undoer.Begin(s.undo)
 	changed, err := s.lock.Apply(s.turn(resumed), command, reply)
-	var parked actors.Parked
+	var parked *actors.Parked
 	if err != nil && !errors.As(err, &parked) {
 		undoer.Undo()
 		changed = false
@@ -98,7 +98,7 @@ func (s *lockSim) call(command, reply proto.Message) error {
 	s.tb.Helper()
 	s.due()
 	err := s.apply(false, command, reply)
-	if parked, waits := errors.AsType[actors.Parked](err); waits {
+	if parked, waits := errors.AsType[*actors.Parked](err); waits {
 		q, ok := command.(*quernv1.LockServiceAcquireRequest)
 		if !ok || parked.Waiter != q.GetOwner() {
 			s.tb.Fatalf("%v parks under %q", command, parked.Waiter)
@@ -135,7 +135,7 @@ func (s *lockSim) resume() {
 		for _, q := range s.take(owner) {
 			a := &quernv1.LockServiceAcquireResponse{}
 			err := s.apply(true, q, a)
-			if errors.As(err, new(actors.Parked)) {
+			if errors.As(err, new(*actors.Parked)) {
 				s.parked = append(s.parked, q)
 				continue
 			}
@@ -239,7 +239,7 @@ func (s *lockSim) String() string {
 func told(err error, format string, args ...any) string {
 	var e *failure.Error
 	switch {
-	case errors.As(err, new(actors.Parked)):
+	case errors.As(err, new(*actors.Parked)):
 		return "waits"
 	case errors.As(err, &e):
 		return e.Reason.String() + ": " + e.Message

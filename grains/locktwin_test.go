@@ -248,7 +248,7 @@ func (d *lockDuel) step(owner string) string {
 func (d *lockDuel) heard(a *quernv1.LockServiceAcquireResponse, err error) string {
 	var e *failure.Error
 	switch {
-	case errors.As(err, new(actors.Parked)):
+	case errors.As(err, new(*actors.Parked)):
 		return "waits"
 	case errors.As(err, &e):
 		return e.Reason.String()

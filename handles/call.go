@@ -3,8 +3,10 @@ package handles
 import (
 	"context"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // message is a pointer to a generated message of type T.
@@ -23,6 +25,24 @@ type call[Q, R any] struct {
 	// What the optional fields of a request point to: the caller's own
 	// variables may change while the shard still reads them.
 	delta, low, high int64
+	lock             *durations // nil until a lock's messages need them
+}
+
+// durations are what the messages of a lock's method point to. They are kept
+// with them from call to call.
+type durations struct{ ttl, wait, told durationpb.Duration }
+
+func (c *call[Q, R]) durations() *durations {
+	if c.lock == nil {
+		c.lock = new(durations)
+	}
+	return c.lock
+}
+
+// put sets a duration in place and returns it.
+func put(d *durationpb.Duration, v time.Duration) *durationpb.Duration {
+	d.Seconds, d.Nanos = int64(v/time.Second), int32(v%time.Second) //nolint:gosec // below 10^9
+	return d
 }
 
 // pool hands out calls of one method. Its owner is the method's variable.

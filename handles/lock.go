@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
@@ -104,9 +102,10 @@ func (l Lock) grant(ctx context.Context, o LockOptions, wait time.Duration) (Loc
 	k := lockAcquires.get(l.key, "")
 	k.request.Key, k.request.Guard = l.key, l.guard.message()
 	k.request.Owner, k.request.Shared, k.request.Permits = o.Owner, o.Shared, o.Permits
-	k.request.Ttl = durationpb.New(o.TTL)
+	d := k.durations()
+	k.request.Ttl, k.reply.Ttl = put(&d.ttl, o.TTL), put(&d.told, 0)
 	if wait > 0 {
-		k.request.Wait = durationpb.New(wait)
+		k.request.Wait = put(&d.wait, wait)
 	}
 	if err := k.invoke(ctx, l.to); err != nil {
 		return LockGrant{}, err
@@ -123,7 +122,9 @@ func (l Lock) grant(ctx context.Context, o LockOptions, wait time.Duration) (Loc
 // fails with NOT_HOLDER where the token holds the lock no more.
 func (l Lock) Renew(ctx context.Context, token uint64, ttl time.Duration) error {
 	k := lockRenewals.get(l.key, "")
-	k.request.Key, k.request.Guard, k.request.Token, k.request.Ttl = l.key, l.guard.message(), token, durationpb.New(ttl)
+	d := k.durations()
+	k.request.Key, k.request.Guard, k.request.Token, k.request.Ttl = l.key, l.guard.message(), token, put(&d.ttl, ttl)
+	k.reply.Ttl = put(&d.told, 0)
 	if err := k.invoke(ctx, l.to); err != nil {
 		return err
 	}

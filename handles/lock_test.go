@@ -152,7 +152,7 @@ func (n *lockNode) run(ctx context.Context, op *handles.Operation) error {
 		n.expire()
 		_, err := n.lock.Apply(n.turn(resumed), op.Request, op.Reply)
 		n.after()
-		var parked actors.Parked
+		var parked *actors.Parked
 		if !errors.As(err, &parked) {
 			n.mu.Unlock()
 			return err //nolint:wrapcheck // the kind's
