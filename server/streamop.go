@@ -185,7 +185,7 @@ func (s *stream) Operation(in *frame.Operation) error {
 		return nil
 	}
 	o.sub.Deadline = s.deadline(in)
-	if home.method.Waits {
+	if o.sub.Op.MayWait() {
 		s.submit() // what came before it
 		return s.beginWait(o)
 	}
