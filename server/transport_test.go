@@ -144,10 +144,9 @@ func TestClientThatLeavesWaitsForNothing(t *testing.T) {
 	t.Parallel()
 	b := &waiting{begun: make(chan struct{}, 1), canceled: make(chan struct{})}
 	k := converse(t, overFrames(t, start(t, b)))
-	k.say(&quernv1.GrainServiceStreamRequest{Methods: []*quernv1.StreamMethod{{Ref: 2, Procedure: handles.LockAcquire.Procedure}}})
-	wait := addOf(t, 1, "a")
-	wait.Method = 2
-	k.say(operations(wait))
+	wait := acquires(t, 1, 1)
+	wait.Methods[0].Ref, wait.Operations[0].Method = 2, 2
+	k.say(wait)
 	<-b.begun
 	k.link.(framesLink).conn.Close() //nolint:errcheck,forcetypeassert // it is one
 	<-b.canceled
