@@ -50,3 +50,9 @@ func (n *Node) listColumn(list *actors.Bundle, shard uint32, s *handles.Submissi
 	n.runtime.AddColumn(list, &of, c, s.Deadline, c)
 	return true
 }
+
+// SubmitAdds implements handles.AddsSubmitter.
+func (n *Node) SubmitAdds(a *handles.Adds) {
+	a.Origin.Node = n.cfg.Node
+	n.runtime.SubmitAdds(handles.CounterAddMany.Kind, handles.CounterAddMany.Procedure, a)
+}

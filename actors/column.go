@@ -62,6 +62,10 @@ func (r *Runtime) newColumn(op *Operation, column Column, deadline time.Time) (*
 
 // admitColumn runs a column's turn, once all its grains are resident.
 func (s *shard) admitColumn(c *call) {
+	if a, ok := c.column.(*adds); ok {
+		s.admitAdds(c, a)
+		return
+	}
 	for i := range c.column.Len() {
 		if s.crowds(c.kindIndex, c.column.Key(i)) {
 			s.refuseCrowding(c)

@@ -12,6 +12,10 @@ type call struct {
 	next  *call // in a callList
 	op    *handles.Operation
 	batch *batch
+	part  *part // of a bulk operation, whose op it shares; else nil
+	// column, where not nil, makes this no call, but what stands for the
+	// column's on the stream.
+	column *column
 
 	state callState
 	shard uint32

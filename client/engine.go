@@ -65,6 +65,18 @@ const (
 // ctx has ended.
 func (e *engine) run(ctx context.Context, ops []*handles.Operation) {
 	b := e.batches.get(len(ops))
+	for i, op := range ops {
+		b.calls[i].op = op
+	}
+	e.carryOut(ctx, b)
+	for i, op := range ops {
+		op.Err = b.calls[i].err
+	}
+	e.batches.put(b)
+}
+
+// carryOut returns when each call of a batch is answered, or ctx has ended.
+func (e *engine) carryOut(ctx context.Context, b *batch) {
 	d, bounded := ctx.Deadline()
 	if bounded {
 		b.deadline, b.patience = d, d
@@ -74,9 +86,9 @@ func (e *engine) run(ctx context.Context, ops []*handles.Operation) {
 	}
 	e.mu.Lock()
 	b.turn = e.nextTurn()
-	for i, op := range ops {
+	for i := range b.calls {
 		c := &b.calls[i]
-		c.op, c.batch = op, b
+		c.batch = b
 		e.begin(c)
 	}
 	e.kick()
@@ -86,16 +98,12 @@ func (e *engine) run(ctx context.Context, ops []*handles.Operation) {
 	case <-ctx.Done():
 		e.leave(ctx, b)
 	}
-	for i, op := range ops {
-		op.Err = b.calls[i].err
-	}
-	e.batches.put(b)
 }
 
 // kick wakes the stream's writer where there is something to send.
 func (e *engine) kick() {
 	for _, l := range e.links {
-		if l != nil && (l.out.len() > 0 || len(l.cancels) > 0) {
+		if l != nil && (l.out.len() > 0 || len(l.cancels) > 0 || l.columns.open != nil) {
 			l.wakeWriter()
 		}
 	}
@@ -159,22 +167,13 @@ func (e *engine) begin(c *call) {
 	}
 	op := c.op
 	c.waits = op.MayWait()
-	c.shard = keyspace.Shard(shardKey(op), e.shards)
-	if op.Method.Write && op.IdempotencyKey == "" && !e.number(c) {
+	if c.part == nil {
+		c.shard = keyspace.Shard(op.Key, e.shards)
+	}
+	if op.Method.Write && !c.repeats() && !e.number(c) {
 		return
 	}
 	e.send(c)
-}
-
-// shardKey is the key that decides the shard of an operation; those on many
-// keys were split by shard before.
-func shardKey(op *handles.Operation) string {
-	if op.Method.Many {
-		if keys := op.Request.(interface{ GetKeys() []string }).GetKeys(); len(keys) > 0 { //nolint:errcheck,forcetypeassert // every such request has it
-			return keys[0]
-		}
-	}
-	return op.Key
 }
 
 // number gives a call its number in the session at its shard. It returns false
@@ -319,7 +318,7 @@ func (e *engine) answered(c *call, l *link, err *failure.Error) {
 	}
 	if err == nil {
 		c.op.Origin = e.origins[c.shard]
-		if broken := l.fill(c.op.Reply); broken != nil {
+		if broken := l.fill(c); broken != nil {
 			err = failure.Wrap(broken, failure.OutcomeUnknown, "the reply does not decode: %v", broken)
 		}
 	}
@@ -368,22 +367,19 @@ func (e *engine) broke(l *link, err error) {
 	if e.up() == nil {
 		e.down = err
 	}
-	for _, c := range l.calls {
-		if c == nil {
-			continue
-		}
+	l.each(func(c *call) {
 		c.id = 0
 		if c.state == callLeft {
 			e.settle(c)
-			continue
+			return
 		}
 		c.perhaps = true
 		if now.After(c.batch.patience) {
 			e.answer(c, unreached(c, err))
-			continue
+			return
 		}
 		e.begin(c)
-	}
+	})
 	for _, s := range e.sessions {
 		if s != nil && s.state == sessionOpening && s.opener == l {
 			s.state = sessionNone

@@ -32,7 +32,7 @@ func (e *engine) failed(c *call, err *failure.Error) {
 
 // repeatable: another attempt cannot have a second effect.
 func (c *call) repeatable() bool {
-	return c.number != 0 || c.op.IdempotencyKey != "" || !c.op.Method.Write
+	return c.number != 0 || c.repeats() || !c.op.Method.Write
 }
 
 // verdict is what the caller is told. A refusal that the shard keeps is the

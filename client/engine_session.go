@@ -130,12 +130,12 @@ func (e *engine) endCalls() {
 		if l == nil {
 			continue
 		}
-		for _, c := range l.calls {
-			if c != nil && c.state == callFlying {
+		l.each(func(c *call) {
+			if c.state == callFlying {
 				c.perhaps = true
 				e.desert(c, c.verdict(errClosed))
 			}
-		}
+		})
 	}
 }
 

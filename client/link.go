@@ -42,6 +42,7 @@ type link struct {
 	free    []uint64
 	cancels []uint64 // of calls that were given up, to be told
 	waits   int      // of the calls, those that may wait: they leave the window alone
+	columns columns
 	out     outgoing
 	ready   [][]byte // frames that are full
 	// buffer has the frame that is being sent.
@@ -148,7 +149,7 @@ func (l *link) gathers() bool {
 }
 
 // owed is how many calls the node is to answer without waiting for others.
-func (l *link) owed() int { return len(l.calls) - len(l.free) - l.waits }
+func (l *link) owed() int { return len(l.calls) - len(l.free) - l.waits + l.columns.extra }
 
 // cancel gives up a call that may wait. It is told with the next frame, behind the
 // call, unless the answer comes first: then the id is another's.
@@ -156,6 +157,13 @@ func (l *link) cancel(id uint64) { l.cancels = append(l.cancels, id) }
 
 // put adds a call to the next frame, or says why it cannot be sent.
 func (l *link) put(c *call) *failure.Error {
+	request := c.op.Request
+	if c.part != nil {
+		if l.hello.GetColumns() && c.part.all.plain {
+			return l.putPart(c)
+		}
+		request = c.part.request()
+	}
 	o := frame.Operation{ID: l.take(c), Method: l.ref(c.op.Method)}
 	if c.session != nil {
 		place := c.session.place(c)
@@ -167,7 +175,7 @@ func (l *link) put(c *call) *failure.Error {
 	}
 	before := len(l.out.operations)
 	var err error
-	if l.out.operations, err = frame.AppendOperation(l.out.operations, &o, c.op.Request); err != nil {
+	if l.out.operations, err = frame.AppendOperation(l.out.operations, &o, request); err != nil {
 		l.release(c)
 		return failure.Wrap(err, failure.InvalidField, "the request does not encode: %v", err)
 	}
@@ -237,6 +245,7 @@ func (l *link) name(s *session) {
 	if former == s.id {
 		return
 	}
+	l.endColumn()
 	if former != "" && len(l.out.operations) > 0 {
 		// These were numbered under the former session, and a frame's
 		// sessions come before its operations.
@@ -274,6 +283,7 @@ func (l *link) next() []byte {
 	e := l.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	l.endColumn()
 	if len(l.ready) == 0 && l.out.len() == 0 && len(l.cancels) == 0 {
 		return nil
 	}
@@ -399,7 +409,7 @@ func (l *link) Session(shard uint32, id []byte, closed bool, err *failure.Error)
 
 // Reply implements frame.Responses.
 func (l *link) Reply(id uint64, reply []byte, err *failure.Error) error {
-	if id == 0 || id > uint64(len(l.calls)) || l.calls[id-1] == nil {
+	if id == 0 || id > uint64(len(l.calls)) || l.calls[id-1] == nil || l.calls[id-1].column != nil {
 		return fmt.Errorf("an answer to an operation that is not under way: %d", id)
 	}
 	c := l.calls[id-1]
@@ -410,8 +420,11 @@ func (l *link) Reply(id uint64, reply []byte, err *failure.Error) error {
 }
 
 // fill decodes the reply under way.
-func (l *link) fill(m proto.Message) error {
-	return fastproto.Unmarshal(l.reply, m, nil) //nolint:wrapcheck // explained by its caller
+func (l *link) fill(c *call) error {
+	if c.part != nil {
+		return c.part.fill(l.reply)
+	}
+	return fastproto.Unmarshal(l.reply, c.op.Reply, nil) //nolint:wrapcheck // explained by its caller
 }
 
 // Pong implements frame.Responses: that a frame came is all that matters.

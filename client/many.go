@@ -1,12 +1,13 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
-	"github.com/quern-io/quern/keyspace"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
@@ -27,93 +28,36 @@ func (c *Client) many(ctx context.Context, op *handles.Operation) error {
 	case ctx.Err() != nil:
 		return contextEnded(ctx.Err())
 	}
-	s := split(in, c.engine.shards)
-	c.engine.run(ctx, s.ops)
-	out.Values = make([]int64, len(in.GetKeys()))
-	for i := range s.parts {
-		s.parts[i].gather(out)
+	s := split(in, out, c.engine.shards)
+	if len(s.parts) > 0 {
+		c.engine.runParts(ctx, op, s)
 	}
+	out.Failures = append(out.Failures, s.failures...)
+	slices.SortFunc(out.Failures, func(a, b *quernv1.AddManyFailure) int { return cmp.Compare(a.GetIndex(), b.GetIndex()) })
 	op.Origin = handles.Origin{}
+	s.free()
 	return nil
 }
 
-// splitting is a bulk add, shard by shard.
-type splitting struct {
-	parts []part
-	ops   []*handles.Operation
+// runParts is run for the parts of a bulk add.
+func (e *engine) runParts(ctx context.Context, op *handles.Operation, s *splitting) {
+	b := e.batches.get(len(s.parts))
+	for i := range b.calls {
+		c := &b.calls[i]
+		c.op, c.part, c.shard = op, &s.parts[i], s.parts[i].shard
+	}
+	e.carryOut(ctx, b)
+	for i := range b.calls {
+		if err := b.calls[i].err; err != nil {
+			s.parts[i].fail(err)
+		}
+	}
+	e.batches.put(b)
 }
 
-// part is what goes to one shard.
-type part struct {
-	op      handles.Operation
-	request quernv1.CounterServiceAddManyRequest
-	reply   quernv1.CounterServiceAddManyResponse
-	places  []int32 // of the keys in the whole
-}
-
-// split sorts the keys by shard, each shard's in their order.
-func split(in *quernv1.CounterServiceAddManyRequest, shards uint32) *splitting {
-	keys := in.GetKeys()
-	of := make([]uint32, len(keys))
-	counts := make([]int32, shards)
-	used := 0
-	for i, key := range keys {
-		of[i] = keyspace.Shard(key, shards)
-		if counts[of[i]]++; counts[of[i]] == 1 {
-			used++
-		}
-	}
-	s := &splitting{parts: make([]part, used), ops: make([]*handles.Operation, used)}
-	sorted, places, deltas := make([]string, 0, len(keys)), make([]int32, 0, len(keys)), make([]int64, 0, len(in.GetDeltas()))
-	// counts becomes the number of each shard's part.
-	n := int32(0)
-	at := 0
-	for shard, count := range counts {
-		if count == 0 {
-			continue
-		}
-		p := &s.parts[n]
-		end := at + int(count)
-		p.request.Keys, p.places = sorted[at:at:end], places[at:at:end]
-		if len(in.GetDeltas()) > 0 {
-			p.request.Deltas = deltas[at:at:end]
-		}
-		p.request.IdempotencyKey, p.request.Guard = in.GetIdempotencyKey(), in.GetGuard()
-		p.op = handles.Operation{Method: handles.CounterAddMany, IdempotencyKey: in.GetIdempotencyKey(), Request: &p.request, Reply: &p.reply}
-		s.ops[n], counts[shard], at = &p.op, n, end
-		n++
-	}
-	for i, key := range keys {
-		p := &s.parts[counts[of[i]]]
-		p.request.Keys, p.places = append(p.request.Keys, key), append(p.places, int32(i))
-		if len(in.GetDeltas()) > 0 {
-			p.request.Deltas = append(p.request.Deltas, in.GetDeltas()[i])
-		}
-	}
-	return s
-}
-
-// gather puts the part's answers into their places.
-func (p *part) gather(out *quernv1.CounterServiceAddManyResponse) {
-	err := p.op.Err
-	if err == nil && len(p.reply.GetValues()) != len(p.places) {
-		err = failure.New(failure.OutcomeUnknown, "%d values came back for %d keys", len(p.reply.GetValues()), len(p.places))
-	}
-	if err != nil {
-		for _, place := range p.places {
-			out.Failures = append(out.Failures, failureAt(place, err))
-		}
-		return
-	}
-	for i, place := range p.places {
-		out.Values[place] = p.reply.GetValues()[i]
-	}
-	for _, f := range p.reply.GetFailures() {
-		if int(f.GetIndex()) < len(p.places) {
-			f.Index = uint32(p.places[f.GetIndex()]) //nolint:gosec // not negative
-			out.Failures = append(out.Failures, f)
-		}
-	}
+// repeats reports whether the call has an idempotency key.
+func (c *call) repeats() bool {
+	return c.op.IdempotencyKey != "" || c.part != nil && c.part.all.in.GetIdempotencyKey() != ""
 }
 
 func failureAt(place int32, err error) *quernv1.AddManyFailure {

@@ -92,7 +92,7 @@ func (c *counter) add(q *quernv1.CounterServiceAddRequest, a *quernv1.CounterSer
 	case q.GetSaturate():
 		sum = saturate(c.value, delta, low, high)
 	case !fits:
-		return false, failure.New(failure.Overflow, "%d %+d does not fit into 64 bits", c.value, delta)
+		return false, overflow(c.value, delta)
 	default:
 		return false, failure.New(failure.Limit, "%d %+d would pass the bounds %d to %d", c.value, delta, low, high)
 	}
@@ -100,6 +100,20 @@ func (c *counter) add(q *quernv1.CounterServiceAddRequest, a *quernv1.CounterSer
 	c.value = sum
 	a.Value, a.Applied = sum, applied
 	return applied != 0, nil
+}
+
+// Add implements actors.Adder: an add without bounds.
+func (c *counter) Add(delta int64) (value int64, changed bool, err error) {
+	sum, fits := addInt64(c.value, delta)
+	if !fits {
+		return 0, false, overflow(c.value, delta)
+	}
+	c.value = sum
+	return sum, delta != 0, nil
+}
+
+func overflow(value, delta int64) error {
+	return failure.New(failure.Overflow, "%d %+d does not fit into 64 bits", value, delta)
 }
 
 // addInt64 adds with a check: two's complement addition overflowed where both

@@ -94,3 +94,9 @@ func eight(s string) uint64 {
 	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
 		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 }
+
+// Span is where a key lies in a text of many.
+type Span struct{ From, To uint32 }
+
+// Of returns the key, which is a part of the text.
+func (s Span) Of(text []byte) []byte { return text[s.From:s.To] }

@@ -169,6 +169,7 @@ func (s *stream) hello() error {
 	s.out.origins, err = frame.AppendHello(s.out.origins, &quernv1.StreamHello{
 		Node: s.grains.backend.Name(), Shards: s.grains.backend.Shards(),
 		Window: streamWindow, MaxFrameBytes: uint32(s.grains.maxFrame), //nolint:gosec // a message limit
+		Columns: s.grains.adds != nil,
 	})
 	s.rouse()
 	return err //nolint:wrapcheck // of package proto

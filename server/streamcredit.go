@@ -13,6 +13,9 @@ const (
 // given back. entered are calls that the gate has admitted.
 type credit struct{ operations, bytes, entered int }
 
+// errOverWindow ends the stream of a client that does not look at its window.
+var errOverWindow = failure.New(failure.Overloaded, "more than %d operations are unanswered, which is the window of this stream", streamWindow)
+
 // begin counts an operation, or says why the stream ends here. A client that
 // looks at its window never has more unanswered than that, beside sessions to be
 // opened and closed.
@@ -28,7 +31,7 @@ func (s *stream) begin(bytes int) error {
 	over := s.pending >= s.window()
 	s.mu.Unlock()
 	if over {
-		return failure.New(failure.Overloaded, "more than %d operations are unanswered, which is the window of this stream", streamWindow)
+		return errOverWindow
 	}
 	if !s.admit() {
 		return errEnded

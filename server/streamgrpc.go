@@ -32,8 +32,9 @@ func registerGrains(g *grpc.Server, s *grainService, cut func(net.Addr)) {
 func (s *Server) newGrains(f face) *grainService {
 	lists, _ := s.cfg.Backend.(handles.ListSubmitter)
 	peers, _ := s.cfg.Backend.(Peer)
+	adds, _ := s.cfg.Backend.(handles.AddsSubmitter)
 	g := &grainService{
-		core: s.core, face: f, lists: lists, peers: peers, methods: streamMethodsOf(s.callers("stream", f)),
+		core: s.core, face: f, lists: lists, peers: peers, adds: adds, methods: streamMethodsOf(s.callers("stream", f)),
 		maxFrame: s.cfg.MaxMessageBytes, slowReader: s.cfg.WriteTimeout, stopping: s.stopping, readers: &s.handlers,
 	}
 	if d, ok := s.cfg.Backend.(handles.Director); ok && peers == nil && d.Direct() != nil {

@@ -37,6 +37,10 @@ type grainService struct {
 	peers Peer
 	// directs has *directs; nil where the backend runs nothing at once.
 	directs *sync.Pool
+	// adds is the backend where it takes adds, else nil: then there are no
+	// columns.
+	adds    handles.AddsSubmitter
+	columns sync.Pool // of *streamColumn
 }
 
 // enter counts a stream, or says why there can be none.

@@ -125,6 +125,9 @@ func (l *link) Reply(id uint64, reply []byte, err *failure.Error) error {
 	return nil
 }
 
+// Column implements frame.Responses. Nodes send each other no columns.
+func (*link) Column([]byte) error { return errColumn }
+
 // Pong implements frame.Responses: that a frame came is all that matters.
 func (*link) Pong(uint64) error { return nil }
 
@@ -180,3 +183,5 @@ func (r *Router) lost(t *task) {
 		r.keep(t)
 	}
 }
+
+var errColumn = errors.New("an answer to a column, of which there is none")

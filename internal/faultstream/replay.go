@@ -22,6 +22,7 @@ type record struct {
 	frames  []*quernv1.GrainServiceStreamRequest
 	current map[uint64]*quernv1.StreamOperation // unanswered, by id
 	fate    map[*quernv1.StreamOperation]fate
+	columns columns
 	broken  bool
 }
 
@@ -37,7 +38,10 @@ const (
 const kept = 64
 
 func newRecord() *record {
-	return &record{current: make(map[uint64]*quernv1.StreamOperation), fate: make(map[*quernv1.StreamOperation]fate)}
+	return &record{
+		current: make(map[uint64]*quernv1.StreamOperation), fate: make(map[*quernv1.StreamOperation]fate),
+		columns: columns{make(map[uint64]*quernv1.StreamColumn), make(map[*quernv1.StreamColumn][]fate)},
+	}
 }
 
 // sent notes a frame of the client.
@@ -50,6 +54,9 @@ func (r *record) sent(b []byte) {
 	defer r.mu.Unlock()
 	for _, o := range m.GetOperations() {
 		r.current[o.GetId()] = o
+	}
+	for _, c := range m.GetColumns() {
+		r.columns.current[c.GetId()] = c
 	}
 	r.frames = append(r.frames, m)
 	if len(r.frames) > kept {
@@ -131,6 +138,11 @@ func (r *record) again(chance *rand.Rand) [][]byte {
 		for _, o := range m.GetOperations() {
 			if f := r.fate[o]; f == done || f == 0 && r.broken {
 				copied.Operations = append(copied.Operations, o)
+			}
+		}
+		for _, c := range m.GetColumns() {
+			if c = r.columns.again(c, r.broken); c != nil {
+				copied.Columns = append(copied.Columns, c)
 			}
 		}
 		all = append(all, copied)

@@ -40,6 +40,12 @@ func (r *requests) Operation(o *frame.Operation) error {
 	return nil
 }
 
+func (r *requests) Column(encoded []byte) error {
+	m := &quernv1.StreamColumn{}
+	r.m.Columns = append(r.m.Columns, m)
+	return proto.Unmarshal(encoded, m)
+}
+
 func (r *requests) Ping(n uint64) error {
 	r.m.Ping = n
 	return nil
@@ -166,6 +172,12 @@ func (r *responses) Session(shard uint32, id []byte, closed bool, e *failure.Err
 func (r *responses) Reply(id uint64, reply []byte, e *failure.Error) error {
 	r.m.Replies = append(r.m.Replies, &quernv1.StreamReply{Id: id, Reply: reply, Error: streamError(e)})
 	return nil
+}
+
+func (r *responses) Column(encoded []byte) error {
+	m := &quernv1.StreamColumnReply{}
+	r.m.Columns = append(r.m.Columns, m)
+	return proto.Unmarshal(encoded, m)
 }
 
 func (r *responses) Pong(n uint64) error {

@@ -17,6 +17,7 @@ const (
 	requestCancels    = 6
 	requestNode       = 7
 	requestLeaves     = 8
+	requestColumns    = 9
 )
 
 // Operation is a StreamOperation; its request is still encoded.
@@ -112,6 +113,9 @@ type Requests interface {
 	Open(shard uint32) error
 	// Operation may keep what o.Request points to, but not o.
 	Operation(o *Operation) error
+	// Column gets an encoded column, for ReadColumn, after all operations of
+	// the frame. It may keep none of it.
+	Column(encoded []byte) error
 	Ping(n uint64) error
 	// Cancel and Leave come after all operations of the frame.
 	Cancel(id uint64) error
@@ -121,14 +125,16 @@ type Requests interface {
 }
 
 // ReadRequest reads a client's frame. What does not decode is found before the
-// first operation is handed out, but for the inside of an operation.
+// first operation is handed out, but for the inside of an operation or a column.
 func ReadRequest(b []byte, v Requests) error {
-	operations, cancels := 0, 0
+	operations, columns, cancels := 0, 0, 0
 	c := cursor{rest: b}
 	for c.next() {
 		switch c.tag {
 		case requestOperations<<3 | message:
 			operations++
+		case requestColumns<<3 | message:
+			columns++
 		case requestCancels<<3 | varint, requestCancels<<3 | message, requestLeaves<<3 | varint, requestLeaves<<3 | message:
 			cancels++
 		default:
@@ -142,6 +148,11 @@ func ReadRequest(b []byte, v Requests) error {
 	}
 	if operations > 0 {
 		if err := readOperations(b, v); err != nil {
+			return err
+		}
+	}
+	if columns > 0 {
+		if err := readColumns(b, v); err != nil {
 			return err
 		}
 	}
@@ -187,6 +198,18 @@ func eachVarint(list []byte, what string, take func(uint64) error) error {
 			return err
 		}
 		list = list[n:]
+	}
+	return nil
+}
+
+func readColumns(b []byte, v Requests) error {
+	for c := (cursor{rest: b}); c.next(); {
+		if c.tag != requestColumns<<3|message {
+			continue
+		}
+		if err := v.Column(c.value); err != nil {
+			return err //nolint:wrapcheck // the visitor's own
+		}
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ const (
 	responseSessions = 3
 	responseReplies  = 4
 	responsePong     = 5
+	responseColumns  = 6
 )
 
 // The fields of StreamReply and StreamOrigin.
@@ -136,6 +137,8 @@ type Responses interface {
 	Session(shard uint32, id []byte, closed bool, e *failure.Error) error
 	// Reply has the encoded reply message, or e.
 	Reply(id uint64, reply []byte, e *failure.Error) error
+	// Column has the encoded answer to a column, for ReadColumnReply.
+	Column(encoded []byte) error
 	Pong(n uint64) error
 }
 
@@ -159,6 +162,8 @@ func ReadResponse(b []byte, v Responses) error {
 			err = readSession(c.value, v)
 		case responseReplies<<3 | message:
 			err = readReply(c.value, v)
+		case responseColumns<<3 | message:
+			err = v.Column(c.value)
 		case responsePong<<3 | varint:
 			err = v.Pong(c.number)
 		}

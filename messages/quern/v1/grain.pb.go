@@ -45,7 +45,9 @@ type GrainServiceStreamRequest struct {
 	Node string `protobuf:"bytes,7,opt,name=node,proto3" json:"node,omitempty"`
 	// As `cancels`, but their clients may come back under the same numbers:
 	// places in queues stay for a while.
-	Leaves        []uint64 `protobuf:"varint,8,rep,packed,name=leaves,proto3" json:"leaves,omitempty"`
+	Leaves []uint64 `protobuf:"varint,8,rep,packed,name=leaves,proto3" json:"leaves,omitempty"`
+	// Only to a node whose hello takes them.
+	Columns       []*StreamColumn `protobuf:"bytes,9,rep,name=columns,proto3" json:"columns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -132,6 +134,13 @@ func (x *GrainServiceStreamRequest) GetNode() string {
 func (x *GrainServiceStreamRequest) GetLeaves() []uint64 {
 	if x != nil {
 		return x.Leaves
+	}
+	return nil
+}
+
+func (x *GrainServiceStreamRequest) GetColumns() []*StreamColumn {
+	if x != nil {
+		return x.Columns
 	}
 	return nil
 }
@@ -400,6 +409,137 @@ func (x *StreamOperation) GetHops() uint32 {
 	return 0
 }
 
+// StreamColumn is a bulk operation, taken apart by shard. What it does at one
+// shard is its part: an operation of its own, with its number in the session
+// there, and one of those that `hello.window` counts. All parts are answered
+// together. Lists that do not fit each other end the stream, as a frame that
+// does not decode does.
+type StreamColumn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Shares the range of StreamOperation.id.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// A number given by StreamMethod; the method is CounterService.AddMany.
+	Method uint32 `protobuf:"varint,2,opt,name=method,proto3" json:"method,omitempty"`
+	// Of each part its shard, and how many of the keys it has, at least one. A
+	// column has 1 to 1,024 parts.
+	Shards []uint32 `protobuf:"varint,3,rep,packed,name=shards,proto3" json:"shards,omitempty"`
+	Counts []uint32 `protobuf:"varint,4,rep,packed,name=counts,proto3" json:"counts,omitempty"`
+	// Of each part what `number`, `settled` and `settled_other` are of a
+	// StreamOperation; none of one kind means 0 for all parts.
+	Numbers      []uint64 `protobuf:"varint,5,rep,packed,name=numbers,proto3" json:"numbers,omitempty"`
+	Settled      []uint64 `protobuf:"varint,6,rep,packed,name=settled,proto3" json:"settled,omitempty"`
+	SettledOther []uint64 `protobuf:"varint,7,rep,packed,name=settled_other,json=settledOther,proto3" json:"settled_other,omitempty"`
+	// The keys of the first part, behind them those of the second, and so on; at
+	// most 10,000. One that is no key, or is of another shard, refuses its part.
+	Keys []string `protobuf:"bytes,8,rep,name=keys,proto3" json:"keys,omitempty"`
+	// As many as keys; or none, which adds 1 to each.
+	Deltas []int64 `protobuf:"zigzag64,9,rep,packed,name=deltas,proto3" json:"deltas,omitempty"`
+	// How long the client waits for the answer; 0 does not say.
+	TimeoutMs     uint32 `protobuf:"varint,10,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamColumn) Reset() {
+	*x = StreamColumn{}
+	mi := &file_quern_v1_grain_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamColumn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamColumn) ProtoMessage() {}
+
+func (x *StreamColumn) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_grain_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamColumn.ProtoReflect.Descriptor instead.
+func (*StreamColumn) Descriptor() ([]byte, []int) {
+	return file_quern_v1_grain_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *StreamColumn) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *StreamColumn) GetMethod() uint32 {
+	if x != nil {
+		return x.Method
+	}
+	return 0
+}
+
+func (x *StreamColumn) GetShards() []uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+func (x *StreamColumn) GetCounts() []uint32 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *StreamColumn) GetNumbers() []uint64 {
+	if x != nil {
+		return x.Numbers
+	}
+	return nil
+}
+
+func (x *StreamColumn) GetSettled() []uint64 {
+	if x != nil {
+		return x.Settled
+	}
+	return nil
+}
+
+func (x *StreamColumn) GetSettledOther() []uint64 {
+	if x != nil {
+		return x.SettledOther
+	}
+	return nil
+}
+
+func (x *StreamColumn) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *StreamColumn) GetDeltas() []int64 {
+	if x != nil {
+		return x.Deltas
+	}
+	return nil
+}
+
+func (x *StreamColumn) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
 // GrainServiceStreamResponse is a frame of the node. Its parts take effect in
 // the order of their numbers.
 type GrainServiceStreamResponse struct {
@@ -409,16 +549,17 @@ type GrainServiceStreamResponse struct {
 	// whenever it changes.
 	Origins []*StreamOrigin `protobuf:"bytes,2,rep,name=origins,proto3" json:"origins,omitempty"`
 	// Sessions that were opened, or closed.
-	Sessions      []*StreamSession `protobuf:"bytes,3,rep,name=sessions,proto3" json:"sessions,omitempty"`
-	Replies       []*StreamReply   `protobuf:"bytes,4,rep,name=replies,proto3" json:"replies,omitempty"`
-	Pong          uint64           `protobuf:"varint,5,opt,name=pong,proto3" json:"pong,omitempty"`
+	Sessions      []*StreamSession     `protobuf:"bytes,3,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	Replies       []*StreamReply       `protobuf:"bytes,4,rep,name=replies,proto3" json:"replies,omitempty"`
+	Pong          uint64               `protobuf:"varint,5,opt,name=pong,proto3" json:"pong,omitempty"`
+	Columns       []*StreamColumnReply `protobuf:"bytes,6,rep,name=columns,proto3" json:"columns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GrainServiceStreamResponse) Reset() {
 	*x = GrainServiceStreamResponse{}
-	mi := &file_quern_v1_grain_proto_msgTypes[4]
+	mi := &file_quern_v1_grain_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -430,7 +571,7 @@ func (x *GrainServiceStreamResponse) String() string {
 func (*GrainServiceStreamResponse) ProtoMessage() {}
 
 func (x *GrainServiceStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_grain_proto_msgTypes[4]
+	mi := &file_quern_v1_grain_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -443,7 +584,7 @@ func (x *GrainServiceStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrainServiceStreamResponse.ProtoReflect.Descriptor instead.
 func (*GrainServiceStreamResponse) Descriptor() ([]byte, []int) {
-	return file_quern_v1_grain_proto_rawDescGZIP(), []int{4}
+	return file_quern_v1_grain_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GrainServiceStreamResponse) GetHello() *StreamHello {
@@ -481,6 +622,13 @@ func (x *GrainServiceStreamResponse) GetPong() uint64 {
 	return 0
 }
 
+func (x *GrainServiceStreamResponse) GetColumns() []*StreamColumnReply {
+	if x != nil {
+		return x.Columns
+	}
+	return nil
+}
+
 // StreamHello tells what a client must know.
 type StreamHello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -491,13 +639,15 @@ type StreamHello struct {
 	Window uint32 `protobuf:"varint,3,opt,name=window,proto3" json:"window,omitempty"`
 	// The largest frame that is taken.
 	MaxFrameBytes uint32 `protobuf:"varint,4,opt,name=max_frame_bytes,json=maxFrameBytes,proto3" json:"max_frame_bytes,omitempty"`
+	// Whether the node takes columns.
+	Columns       bool `protobuf:"varint,5,opt,name=columns,proto3" json:"columns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StreamHello) Reset() {
 	*x = StreamHello{}
-	mi := &file_quern_v1_grain_proto_msgTypes[5]
+	mi := &file_quern_v1_grain_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -509,7 +659,7 @@ func (x *StreamHello) String() string {
 func (*StreamHello) ProtoMessage() {}
 
 func (x *StreamHello) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_grain_proto_msgTypes[5]
+	mi := &file_quern_v1_grain_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -522,7 +672,7 @@ func (x *StreamHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHello.ProtoReflect.Descriptor instead.
 func (*StreamHello) Descriptor() ([]byte, []int) {
-	return file_quern_v1_grain_proto_rawDescGZIP(), []int{5}
+	return file_quern_v1_grain_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StreamHello) GetNode() string {
@@ -553,6 +703,13 @@ func (x *StreamHello) GetMaxFrameBytes() uint32 {
 	return 0
 }
 
+func (x *StreamHello) GetColumns() bool {
+	if x != nil {
+		return x.Columns
+	}
+	return false
+}
+
 // StreamOrigin says who answers for a shard.
 type StreamOrigin struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -566,7 +723,7 @@ type StreamOrigin struct {
 
 func (x *StreamOrigin) Reset() {
 	*x = StreamOrigin{}
-	mi := &file_quern_v1_grain_proto_msgTypes[6]
+	mi := &file_quern_v1_grain_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +735,7 @@ func (x *StreamOrigin) String() string {
 func (*StreamOrigin) ProtoMessage() {}
 
 func (x *StreamOrigin) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_grain_proto_msgTypes[6]
+	mi := &file_quern_v1_grain_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +748,7 @@ func (x *StreamOrigin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOrigin.ProtoReflect.Descriptor instead.
 func (*StreamOrigin) Descriptor() ([]byte, []int) {
-	return file_quern_v1_grain_proto_rawDescGZIP(), []int{6}
+	return file_quern_v1_grain_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StreamOrigin) GetShard() uint32 {
@@ -628,7 +785,7 @@ type StreamReply struct {
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_quern_v1_grain_proto_msgTypes[7]
+	mi := &file_quern_v1_grain_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +797,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_grain_proto_msgTypes[7]
+	mi := &file_quern_v1_grain_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +810,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_quern_v1_grain_proto_rawDescGZIP(), []int{7}
+	return file_quern_v1_grain_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StreamReply) GetId() uint64 {
@@ -671,6 +828,123 @@ func (x *StreamReply) GetReply() []byte {
 }
 
 func (x *StreamReply) GetError() *StreamError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// StreamColumnReply answers all parts of a column.
+type StreamColumnReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// For each part, in their order, the encoded CounterServiceAddManyResponse of
+	// its keys; empty where there is an error instead.
+	Replies       [][]byte           `protobuf:"bytes,2,rep,name=replies,proto3" json:"replies,omitempty"`
+	Errors        []*StreamPartError `protobuf:"bytes,3,rep,name=errors,proto3" json:"errors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamColumnReply) Reset() {
+	*x = StreamColumnReply{}
+	mi := &file_quern_v1_grain_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamColumnReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamColumnReply) ProtoMessage() {}
+
+func (x *StreamColumnReply) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_grain_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamColumnReply.ProtoReflect.Descriptor instead.
+func (*StreamColumnReply) Descriptor() ([]byte, []int) {
+	return file_quern_v1_grain_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *StreamColumnReply) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *StreamColumnReply) GetReplies() [][]byte {
+	if x != nil {
+		return x.Replies
+	}
+	return nil
+}
+
+func (x *StreamColumnReply) GetErrors() []*StreamPartError {
+	if x != nil {
+		return x.Errors
+	}
+	return nil
+}
+
+// StreamPartError is why a part of a column failed as a whole.
+type StreamPartError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The part's place in the column, from 0 on.
+	Part          uint32       `protobuf:"varint,1,opt,name=part,proto3" json:"part,omitempty"`
+	Error         *StreamError `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamPartError) Reset() {
+	*x = StreamPartError{}
+	mi := &file_quern_v1_grain_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamPartError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamPartError) ProtoMessage() {}
+
+func (x *StreamPartError) ProtoReflect() protoreflect.Message {
+	mi := &file_quern_v1_grain_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamPartError.ProtoReflect.Descriptor instead.
+func (*StreamPartError) Descriptor() ([]byte, []int) {
+	return file_quern_v1_grain_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *StreamPartError) GetPart() uint32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *StreamPartError) GetError() *StreamError {
 	if x != nil {
 		return x.Error
 	}
@@ -697,7 +971,7 @@ type StreamError struct {
 
 func (x *StreamError) Reset() {
 	*x = StreamError{}
-	mi := &file_quern_v1_grain_proto_msgTypes[8]
+	mi := &file_quern_v1_grain_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +983,7 @@ func (x *StreamError) String() string {
 func (*StreamError) ProtoMessage() {}
 
 func (x *StreamError) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_grain_proto_msgTypes[8]
+	mi := &file_quern_v1_grain_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +996,7 @@ func (x *StreamError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamError.ProtoReflect.Descriptor instead.
 func (*StreamError) Descriptor() ([]byte, []int) {
-	return file_quern_v1_grain_proto_rawDescGZIP(), []int{8}
+	return file_quern_v1_grain_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StreamError) GetReason() string {
@@ -781,7 +1055,7 @@ type StreamOwner struct {
 
 func (x *StreamOwner) Reset() {
 	*x = StreamOwner{}
-	mi := &file_quern_v1_grain_proto_msgTypes[9]
+	mi := &file_quern_v1_grain_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +1067,7 @@ func (x *StreamOwner) String() string {
 func (*StreamOwner) ProtoMessage() {}
 
 func (x *StreamOwner) ProtoReflect() protoreflect.Message {
-	mi := &file_quern_v1_grain_proto_msgTypes[9]
+	mi := &file_quern_v1_grain_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +1080,7 @@ func (x *StreamOwner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOwner.ProtoReflect.Descriptor instead.
 func (*StreamOwner) Descriptor() ([]byte, []int) {
-	return file_quern_v1_grain_proto_rawDescGZIP(), []int{9}
+	return file_quern_v1_grain_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StreamOwner) GetShard() uint32 {
@@ -841,7 +1115,7 @@ var File_quern_v1_grain_proto protoreflect.FileDescriptor
 
 const file_quern_v1_grain_proto_rawDesc = "" +
 	"\n" +
-	"\x14quern/v1/grain.proto\x12\bquern.v1\"\xbc\x02\n" +
+	"\x14quern/v1/grain.proto\x12\bquern.v1\"\xee\x02\n" +
 	"\x19GrainServiceStreamRequest\x120\n" +
 	"\amethods\x18\x01 \x03(\v2\x16.quern.v1.StreamMethodR\amethods\x123\n" +
 	"\bsessions\x18\x02 \x03(\v2\x17.quern.v1.StreamSessionR\bsessions\x12#\n" +
@@ -852,7 +1126,8 @@ const file_quern_v1_grain_proto_rawDesc = "" +
 	"\x04ping\x18\x05 \x01(\x04R\x04ping\x12\x18\n" +
 	"\acancels\x18\x06 \x03(\x04R\acancels\x12\x12\n" +
 	"\x04node\x18\a \x01(\tR\x04node\x12\x16\n" +
-	"\x06leaves\x18\b \x03(\x04R\x06leaves\">\n" +
+	"\x06leaves\x18\b \x03(\x04R\x06leaves\x120\n" +
+	"\acolumns\x18\t \x03(\v2\x16.quern.v1.StreamColumnR\acolumns\">\n" +
 	"\fStreamMethod\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\rR\x03ref\x12\x1c\n" +
 	"\tprocedure\x18\x02 \x01(\tR\tprocedure\"\x8a\x01\n" +
@@ -872,18 +1147,33 @@ const file_quern_v1_grain_proto_rawDesc = "" +
 	"timeout_ms\x18\x06 \x01(\rR\ttimeoutMs\x12#\n" +
 	"\rsettled_other\x18\a \x01(\x04R\fsettledOther\x12\x18\n" +
 	"\asession\x18\b \x01(\rR\asession\x12\x12\n" +
-	"\x04hops\x18\t \x01(\rR\x04hops\"\xf5\x01\n" +
+	"\x04hops\x18\t \x01(\rR\x04hops\"\x8a\x02\n" +
+	"\fStreamColumn\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\rR\x06method\x12\x16\n" +
+	"\x06shards\x18\x03 \x03(\rR\x06shards\x12\x16\n" +
+	"\x06counts\x18\x04 \x03(\rR\x06counts\x12\x18\n" +
+	"\anumbers\x18\x05 \x03(\x04R\anumbers\x12\x18\n" +
+	"\asettled\x18\x06 \x03(\x04R\asettled\x12#\n" +
+	"\rsettled_other\x18\a \x03(\x04R\fsettledOther\x12\x12\n" +
+	"\x04keys\x18\b \x03(\tR\x04keys\x12\x16\n" +
+	"\x06deltas\x18\t \x03(\x12R\x06deltas\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\n" +
+	" \x01(\rR\ttimeoutMs\"\xac\x02\n" +
 	"\x1aGrainServiceStreamResponse\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.quern.v1.StreamHelloR\x05hello\x120\n" +
 	"\aorigins\x18\x02 \x03(\v2\x16.quern.v1.StreamOriginR\aorigins\x123\n" +
 	"\bsessions\x18\x03 \x03(\v2\x17.quern.v1.StreamSessionR\bsessions\x12/\n" +
 	"\areplies\x18\x04 \x03(\v2\x15.quern.v1.StreamReplyR\areplies\x12\x12\n" +
-	"\x04pong\x18\x05 \x01(\x04R\x04pong\"y\n" +
+	"\x04pong\x18\x05 \x01(\x04R\x04pong\x125\n" +
+	"\acolumns\x18\x06 \x03(\v2\x1b.quern.v1.StreamColumnReplyR\acolumns\"\x93\x01\n" +
 	"\vStreamHello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06shards\x18\x02 \x01(\rR\x06shards\x12\x16\n" +
 	"\x06window\x18\x03 \x01(\rR\x06window\x12&\n" +
-	"\x0fmax_frame_bytes\x18\x04 \x01(\rR\rmaxFrameBytes\"N\n" +
+	"\x0fmax_frame_bytes\x18\x04 \x01(\rR\rmaxFrameBytes\x12\x18\n" +
+	"\acolumns\x18\x05 \x01(\bR\acolumns\"N\n" +
 	"\fStreamOrigin\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
@@ -891,7 +1181,14 @@ const file_quern_v1_grain_proto_rawDesc = "" +
 	"\vStreamReply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05reply\x18\x02 \x01(\fR\x05reply\x12+\n" +
-	"\x05error\x18\x03 \x01(\v2\x15.quern.v1.StreamErrorR\x05error\"\xc0\x01\n" +
+	"\x05error\x18\x03 \x01(\v2\x15.quern.v1.StreamErrorR\x05error\"p\n" +
+	"\x11StreamColumnReply\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
+	"\areplies\x18\x02 \x03(\fR\areplies\x121\n" +
+	"\x06errors\x18\x03 \x03(\v2\x19.quern.v1.StreamPartErrorR\x06errors\"R\n" +
+	"\x0fStreamPartError\x12\x12\n" +
+	"\x04part\x18\x01 \x01(\rR\x04part\x12+\n" +
+	"\x05error\x18\x02 \x01(\v2\x15.quern.v1.StreamErrorR\x05error\"\xc0\x01\n" +
 	"\vStreamError\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
@@ -919,37 +1216,44 @@ func file_quern_v1_grain_proto_rawDescGZIP() []byte {
 	return file_quern_v1_grain_proto_rawDescData
 }
 
-var file_quern_v1_grain_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_quern_v1_grain_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_quern_v1_grain_proto_goTypes = []any{
 	(*GrainServiceStreamRequest)(nil),  // 0: quern.v1.GrainServiceStreamRequest
 	(*StreamMethod)(nil),               // 1: quern.v1.StreamMethod
 	(*StreamSession)(nil),              // 2: quern.v1.StreamSession
 	(*StreamOperation)(nil),            // 3: quern.v1.StreamOperation
-	(*GrainServiceStreamResponse)(nil), // 4: quern.v1.GrainServiceStreamResponse
-	(*StreamHello)(nil),                // 5: quern.v1.StreamHello
-	(*StreamOrigin)(nil),               // 6: quern.v1.StreamOrigin
-	(*StreamReply)(nil),                // 7: quern.v1.StreamReply
-	(*StreamError)(nil),                // 8: quern.v1.StreamError
-	(*StreamOwner)(nil),                // 9: quern.v1.StreamOwner
+	(*StreamColumn)(nil),               // 4: quern.v1.StreamColumn
+	(*GrainServiceStreamResponse)(nil), // 5: quern.v1.GrainServiceStreamResponse
+	(*StreamHello)(nil),                // 6: quern.v1.StreamHello
+	(*StreamOrigin)(nil),               // 7: quern.v1.StreamOrigin
+	(*StreamReply)(nil),                // 8: quern.v1.StreamReply
+	(*StreamColumnReply)(nil),          // 9: quern.v1.StreamColumnReply
+	(*StreamPartError)(nil),            // 10: quern.v1.StreamPartError
+	(*StreamError)(nil),                // 11: quern.v1.StreamError
+	(*StreamOwner)(nil),                // 12: quern.v1.StreamOwner
 }
 var file_quern_v1_grain_proto_depIdxs = []int32{
 	1,  // 0: quern.v1.GrainServiceStreamRequest.methods:type_name -> quern.v1.StreamMethod
 	2,  // 1: quern.v1.GrainServiceStreamRequest.sessions:type_name -> quern.v1.StreamSession
 	3,  // 2: quern.v1.GrainServiceStreamRequest.operations:type_name -> quern.v1.StreamOperation
-	8,  // 3: quern.v1.StreamSession.error:type_name -> quern.v1.StreamError
-	5,  // 4: quern.v1.GrainServiceStreamResponse.hello:type_name -> quern.v1.StreamHello
-	6,  // 5: quern.v1.GrainServiceStreamResponse.origins:type_name -> quern.v1.StreamOrigin
-	2,  // 6: quern.v1.GrainServiceStreamResponse.sessions:type_name -> quern.v1.StreamSession
-	7,  // 7: quern.v1.GrainServiceStreamResponse.replies:type_name -> quern.v1.StreamReply
-	8,  // 8: quern.v1.StreamReply.error:type_name -> quern.v1.StreamError
-	9,  // 9: quern.v1.StreamError.owner:type_name -> quern.v1.StreamOwner
-	0,  // 10: quern.v1.GrainService.Stream:input_type -> quern.v1.GrainServiceStreamRequest
-	4,  // 11: quern.v1.GrainService.Stream:output_type -> quern.v1.GrainServiceStreamResponse
-	11, // [11:12] is the sub-list for method output_type
-	10, // [10:11] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	4,  // 3: quern.v1.GrainServiceStreamRequest.columns:type_name -> quern.v1.StreamColumn
+	11, // 4: quern.v1.StreamSession.error:type_name -> quern.v1.StreamError
+	6,  // 5: quern.v1.GrainServiceStreamResponse.hello:type_name -> quern.v1.StreamHello
+	7,  // 6: quern.v1.GrainServiceStreamResponse.origins:type_name -> quern.v1.StreamOrigin
+	2,  // 7: quern.v1.GrainServiceStreamResponse.sessions:type_name -> quern.v1.StreamSession
+	8,  // 8: quern.v1.GrainServiceStreamResponse.replies:type_name -> quern.v1.StreamReply
+	9,  // 9: quern.v1.GrainServiceStreamResponse.columns:type_name -> quern.v1.StreamColumnReply
+	11, // 10: quern.v1.StreamReply.error:type_name -> quern.v1.StreamError
+	10, // 11: quern.v1.StreamColumnReply.errors:type_name -> quern.v1.StreamPartError
+	11, // 12: quern.v1.StreamPartError.error:type_name -> quern.v1.StreamError
+	12, // 13: quern.v1.StreamError.owner:type_name -> quern.v1.StreamOwner
+	0,  // 14: quern.v1.GrainService.Stream:input_type -> quern.v1.GrainServiceStreamRequest
+	5,  // 15: quern.v1.GrainService.Stream:output_type -> quern.v1.GrainServiceStreamResponse
+	15, // [15:16] is the sub-list for method output_type
+	14, // [14:15] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_quern_v1_grain_proto_init() }
@@ -963,7 +1267,7 @@ func file_quern_v1_grain_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quern_v1_grain_proto_rawDesc), len(file_quern_v1_grain_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
