@@ -102,3 +102,30 @@ func (c *bulk) Completed(epoch uint64, err error) {
 	}
 	c.done.Completed(epoch, err)
 }
+
+// SubmitAdds submits what a column does at one shard.
+func (b *faultBackend) SubmitAdds(a *handles.Adds) {
+	a.Origin.Node = b.Name()
+	a.Done = &recordingAdds{b.answers, a, a.Session, a.Done}
+	b.runtime.SubmitAdds(handles.CounterAddMany.Kind, handles.CounterAddMany.Procedure, a)
+}
+
+// recordingAdds is recording for adds.
+type recordingAdds struct {
+	to    *firstAnswers
+	adds  *handles.Adds
+	place handles.Session
+	done  handles.Completer
+}
+
+// Completed implements handles.Completer.
+func (r *recordingAdds) Completed(epoch uint64, err error) {
+	if r.place.ID != "" && err == nil {
+		var reply quernv1.CounterServiceAddManyResponse
+		if err := proto.Unmarshal(r.adds.Result, &reply); err != nil {
+			panic(err)
+		}
+		r.to.note(r.place, &reply)
+	}
+	r.done.Completed(epoch, err)
+}
