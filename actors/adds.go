@@ -2,6 +2,7 @@ package actors
 
 import (
 	"errors"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -18,7 +19,8 @@ import (
 type Adder interface {
 	State
 	// Add adds delta and returns the new value, as the kind's command for it
-	// would: what it changes is undone after an error.
+	// would. Nothing undoes it: where it fails, or panics, it must not have
+	// changed anything. It wakes nobody and does not park.
 	Add(delta int64) (value int64, changed bool, err error)
 }
 
@@ -71,6 +73,13 @@ func (r *Runtime) newAdds(kind string, a *handles.Adds) (*call, error) {
 // key returns key i as it lies in the text.
 func (a *adds) key(i int) []byte { return a.Spans[i].Of(a.Text) }
 
+func (a *adds) delta(i int) int64 {
+	if a.Deltas == nil {
+		return 1
+	}
+	return a.Deltas[i]
+}
+
 // Len implements Column.
 func (a *adds) Len() int { return len(a.Spans) }
 
@@ -122,44 +131,52 @@ func addFailure(i int, err error) *quernv1.AddManyFailure {
 	return f
 }
 
+// fewAdds is how many grains a turn remembers on its stack: what lies there stays
+// with the processor that runs it.
+const fewAdds = 32
+
 // admitAdds runs the turn, once all grains are resident.
 func (s *shard) admitAdds(c *call, a *adds) {
-	grains := s.kinds[c.kindIndex].grains
-	s.items = s.items[:0]
-	absent := false
-	var last *grain
-	for i := range a.Spans {
-		g := grains[string(a.key(i))]
-		switch {
-		case g == nil || len(c.broken) > 0 && c.broken[g.key] != nil:
-			g, absent = nil, true
-		case g.is(loading):
-			last = g
-		default:
-			g.set(touched)
-		}
-		s.items = append(s.items, g)
-	}
-	if absent {
-		var err error
-		if last, err = s.findAbsent(c, a); err != nil {
-			clear(s.items)
+	var few [fewAdds]*grain
+	items, missing := s.lookUp(c, a, few[:0])
+	if missing {
+		if err := s.findMissing(c, a, items); err != nil {
 			c.complete(err)
 			return
 		}
 	}
-	if last == nil {
-		s.addsTurn(c, a)
-	} else {
-		s.parkColumn(c, last)
+	for _, g := range items {
+		if g != nil && g.is(loading) {
+			s.items = append(s.items[:0], items...)
+			s.parkColumn(c, g)
+			clear(s.items)
+			return
+		}
 	}
-	clear(s.items)
+	s.addsTurn(c, a, items)
 }
 
-// findAbsent makes the grains that are not resident, and returns one that is to
-// be loaded. Nobody has looked at their keys yet: what is resident has a good one.
-func (s *shard) findAbsent(c *call, a *adds) (last *grain, err error) {
-	for i, g := range s.items {
+// lookUp appends the grains that are resident, and nil for others and for those
+// that could not be read. missing reports whether there are any.
+func (s *shard) lookUp(c *call, a *adds, items []*grain) (_ []*grain, missing bool) {
+	grains := s.kinds[c.kindIndex].grains
+	for i := range a.Spans {
+		g := grains[string(a.key(i))]
+		switch {
+		case g == nil || len(c.broken) > 0 && c.broken[g.key] != nil:
+			g, missing = nil, true
+		case !g.is(touched): // to write where nothing changes would take the line from other processors
+			g.set(touched)
+		}
+		items = append(items, g)
+	}
+	return items, missing
+}
+
+// findMissing makes the grains that are not resident. Nobody has looked at their
+// keys yet: what is resident has a good one.
+func (s *shard) findMissing(c *call, a *adds, items []*grain) error {
+	for i, g := range items {
 		if g != nil {
 			continue
 		}
@@ -167,36 +184,29 @@ func (s *shard) findAbsent(c *call, a *adds) (last *grain, err error) {
 		switch err := keyspace.Check(key); {
 		case c.broken[key] != nil:
 		case err != nil:
-			return nil, err //nolint:wrapcheck // a *failure.Error
+			return err //nolint:wrapcheck // a *failure.Error
 		case keyspace.Shard(key, uint32(len(s.rt.shards))) != s.id: //nolint:gosec // at most keyspace.MaxShards
-			return nil, errForeignKey
+			return errForeignKey
 		case s.crowds(c.kindIndex, key):
 			s.counts.overloaded.Add(1)
-			return nil, errShardFull
+			return errShardFull
 		}
 	}
-	for i, g := range s.items {
-		switch key := a.Key(i); {
-		case c.broken[key] != nil:
-			continue
-		case g == nil:
-			g = s.find(c.kindIndex, key)
-			s.items[i] = g
-		}
-		if g.is(loading) {
-			last = g
+	for i, g := range items {
+		if key := a.Key(i); g == nil && c.broken[key] == nil {
+			items[i] = s.find(c.kindIndex, key)
 		}
 	}
-	return last, nil
+	return nil
 }
 
 // addsTurn adds to each grain.
-func (s *shard) addsTurn(c *call, a *adds) {
+func (s *shard) addsTurn(c *call, a *adds, items []*grain) {
 	c.epoch, c.wrote = s.epoch.Load(), true
-	t := addsTurn{call: c, adds: a}
+	t := adding{call: c, adds: a}
 	a.Result = fastproto.BeginValues(a.Result[:0])
-	for t.next < len(s.items) {
-		s.addFrom(&t)
+	for t.next < len(items) {
+		s.addFrom(&t, items)
 	}
 	a.Result = fastproto.EndValues(a.Result, 0)
 	if t.failures != nil {
@@ -206,19 +216,16 @@ func (s *shard) addsTurn(c *call, a *adds) {
 			return
 		}
 	}
-	s.counts.turns.Add(uint64(len(s.items)))
+	s.counts.turns.Add(uint64(len(items)))
 	if c.client != nil {
-		if err := s.keepColumn(c); err != nil {
-			s.failColumn(c, err)
-			return
-		}
+		s.keepEncoded(c, a.Result)
 		t.flags |= c.client.flags
 	}
 	s.answer(nil, t.flags, c, nil)
 }
 
-// addsTurn is how far the turn of some adds has come.
-type addsTurn struct {
+// adding is how far a turn has come.
+type adding struct {
 	call     *call
 	adds     *adds
 	next     int
@@ -227,7 +234,7 @@ type addsTurn struct {
 }
 
 // fail answers the item that is next.
-func (t *addsTurn) fail(err error) {
+func (t *adding) fail(err error) {
 	t.failures = append(t.failures, addFailure(t.next, err))
 	t.adds.Result = fastproto.AppendValue(t.adds.Result, 0)
 }
@@ -235,22 +242,20 @@ func (t *addsTurn) fail(err error) {
 // addFrom adds until the end, or until a state panics, which is that item's own
 // failure. It does not return where a state has ended the goroutine: then the
 // call is answered already.
-func (s *shard) addFrom(t *addsTurn) {
+func (s *shard) addFrom(t *adding, items []*grain) {
 	var g *grain // whose state is at work
 	defer func() {
 		if g == nil {
 			return
 		}
 		reason := recover()
-		err := s.handlerFailed(g, t.call, reason)
-		if reason == nil {
-			return // and the goroutine ends
+		if err := s.panicked(g, t.call, reason, debug.Stack()); reason != nil {
+			t.fail(err)
+			t.next++
 		}
-		t.fail(err)
-		t.next++
 	}()
-	for ; t.next < len(s.items); t.next++ {
-		item := s.items[t.next]
+	for ; t.next < len(items); t.next++ {
+		item := items[t.next]
 		if item == nil {
 			t.fail(t.call.broken[t.adds.Key(t.next)])
 			continue
@@ -264,19 +269,17 @@ func (s *shard) addFrom(t *addsTurn) {
 			t.fail(errNoAdder)
 			continue
 		}
+		before := item.size()
 		g = item
-		before := g.size()
-		g.begin()
-		value, changed, err := adder.Add((*handles.Adds)(t.adds).Delta(t.next))
+		value, changed, err := adder.Add(t.adds.delta(t.next))
 		g = nil
 		if err != nil {
-			s.undo(item)
 			t.fail(err)
 		} else {
 			t.adds.Result = fastproto.AppendValue(t.adds.Result, value)
-			if changed {
-				s.markChanged(item, before)
-			}
+		}
+		if changed {
+			s.markChanged(item, before)
 		}
 		t.flags |= item.flags
 	}

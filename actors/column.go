@@ -162,11 +162,17 @@ func (s *shard) keepColumn(c *call) error {
 		return failure.Wrap(err, failure.OutcomeUnknown, "the result does not encode")
 	}
 	s.scratch = result
+	s.keepEncoded(c, result)
+	return nil
+}
+
+// keepEncoded keeps an encoded result in the call's session, of which it takes a
+// copy.
+func (s *shard) keepEncoded(c *call, result []byte) {
 	ses := c.client.session()
 	weight, bytes := c.client.weight(), ses.bytes()
 	ses.lane(&c.session).keepReply(c.session.Number, result)
 	s.resultKept(c, weight, bytes)
-	return nil
 }
 
 // failColumn ends a column that was done in part and can neither be undone nor

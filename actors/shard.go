@@ -343,7 +343,9 @@ func (s *shard) find(kindIndex int, key string) *grain {
 	k := &s.kinds[kindIndex]
 	g := k.grains[key]
 	if g != nil {
-		g.set(touched)
+		if !g.is(touched) { // a write would take the line from other processors
+			g.set(touched)
+		}
 		return g
 	}
 	g = s.newGrain(k, key)

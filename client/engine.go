@@ -317,7 +317,9 @@ func (e *engine) answered(c *call, l *link, err *failure.Error) {
 		return
 	}
 	if err == nil {
-		c.op.Origin = e.origins[c.shard]
+		if c.part == nil {
+			c.op.Origin = e.origins[c.shard]
+		}
 		if broken := l.fill(c); broken != nil {
 			err = failure.Wrap(broken, failure.OutcomeUnknown, "the reply does not decode: %v", broken)
 		}

@@ -26,17 +26,6 @@ type Adds struct {
 	Done   Completer
 }
 
-// Key returns key i, which must not be changed.
-func (a *Adds) Key(i int) []byte { return a.Spans[i].Of(a.Text) }
-
-// Delta returns what is added to key i.
-func (a *Adds) Delta(i int) int64 {
-	if a.Deltas == nil {
-		return 1
-	}
-	return a.Deltas[i]
-}
-
 // AddsSubmitter begins adds without waiting for them.
 type AddsSubmitter interface {
 	// SubmitAdds begins adds, of which Done hears as of [Submitter.Submit].

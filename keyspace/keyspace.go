@@ -25,6 +25,9 @@ const (
 // first pair of braces that is not empty, as in {user42}:quota, else the whole
 // key. Keys of one tag share a shard, whatever their kind.
 func Tag(key string) string {
+	if plain(key) {
+		return key
+	}
 	for rest := key; ; {
 		open := strings.IndexByte(rest, '{')
 		if open < 0 {
@@ -40,6 +43,32 @@ func Tag(key string) string {
 		}
 		rest = rest[1:]
 	}
+}
+
+// plain reports whether a key, as most are, has 8 bytes or more, is ASCII and has
+// no open brace. It looks at 8 bytes at a time, at the last 8 perhaps again.
+func plain(key string) bool {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	found := uint64(tops)
+	if len(key) >= 8 {
+		found = 0
+		for i := 0; ; {
+			word := load(key[i : i+8])
+			brace := word ^ ones*'{' // 0 where there is one
+			found |= word | (brace-ones)&^brace
+			if i == len(key)-8 {
+				break
+			}
+			i = min(i+8, len(key)-8)
+		}
+	}
+	return found&tops == 0
+}
+
+func load(s string) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 }
 
 // Shard returns the shard of a key: XXH64 of its tag, seed 0, modulo shards,
@@ -69,30 +98,11 @@ func Check(key string) error {
 		return failure.New(failure.InvalidKey, "the key is empty; a key is 1 to %d bytes of UTF-8", MaxKeyBytes)
 	case len(key) > MaxKeyBytes:
 		return failure.New(failure.InvalidKey, "the key has %d bytes; a key is 1 to %d bytes of UTF-8", len(key), MaxKeyBytes)
-	case !plainASCII(key) && !utf8.ValidString(key):
+	case !plain(key) && !utf8.ValidString(key):
 		return failure.New(failure.InvalidKey, "the key is not UTF-8")
 	default:
 		return nil
 	}
-}
-
-// plainASCII reports whether a key has no byte above 0x7F. It gives up on short
-// ones. Eight bytes are looked at in one step, the last ones perhaps twice.
-func plainASCII(key string) bool {
-	if len(key) < 8 {
-		return false
-	}
-	high := eight(key[len(key)-8:])
-	for ; len(key) > 8; key = key[8:] {
-		high |= eight(key)
-	}
-	return high&0x8080808080808080 == 0
-}
-
-func eight(s string) uint64 {
-	_ = s[7]
-	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
-		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 }
 
 // Span is where a key lies in a text of many.
