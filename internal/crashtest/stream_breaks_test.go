@@ -147,3 +147,47 @@ func (p *parting) part(b actors.Batch) actors.Batch {
 	b.Records = records
 	return b
 }
+
+// withoutColumns is a backend of which a server takes no columns.
+type withoutColumns struct{ server.Backend }
+
+// renumberingAdds is renumbering for the parts of columns alone.
+type renumberingAdds struct {
+	*renumbering
+}
+
+func newRenumberingAdds(b server.Backend) server.Backend {
+	r, _ := newRenumbering(b).(*renumbering)
+	return renumberingAdds{r}
+}
+
+func (r renumberingAdds) Submit(op *handles.Operation, deadline time.Time, done handles.Completer) {
+	r.Backend.Submit(op, deadline, done)
+}
+
+func (r renumberingAdds) SubmitAdds(a *handles.Adds) {
+	s := a.Session
+	s.Settled, s.SettledOther = 0, 0
+	r.mu.Lock()
+	again := r.sent[s]
+	r.sent[s] = true
+	r.mu.Unlock()
+	if again {
+		a.Session.Number += 400
+	}
+	submitAdds(r.Backend, a)
+}
+
+func submitAdds(to server.Backend, a *handles.Adds) {
+	if b, ok := to.(handles.AddsSubmitter); ok {
+		b.SubmitAdds(a)
+	}
+}
+
+// forgettingAdds is forgetting for the parts of columns alone.
+type forgettingAdds struct{ server.Backend }
+
+func (f forgettingAdds) SubmitAdds(a *handles.Adds) {
+	a.Session = handles.Session{}
+	submitAdds(f.Backend, a)
+}

@@ -61,7 +61,7 @@ func troubleOf(seed uint64) trouble {
 	case 3:
 		r.forgets, r.closes = 2, 2
 	}
-	r.sick, r.narrow, r.idles = seed%5 == 1, seed%7 == 5, seed%32 == 10
+	r.sick, r.narrow, r.idles, r.mixed = seed%5 == 1, seed%7 == 5, seed%32 == 10, seed%4 == 1
 	return r
 }
 
@@ -74,6 +74,8 @@ func TestStreamFaultsAreNoticed(t *testing.T) {
 		"a repeat gets a new number":      {backend: newRenumbering},
 		"results are forgotten":           {backend: func(b server.Backend) server.Backend { return forgetting{b} }},
 		"one number too many is settled":  {backend: func(b server.Backend) server.Backend { return hasty{b} }},
+		"a part's repeat is another's":    {backend: newRenumberingAdds},
+		"results of parts are forgotten":  {backend: func(b server.Backend) server.Backend { return forgettingAdds{b} }},
 		"results are not written":         {store: func(s actors.Store) actors.Store { return &parting{Store: s} }},
 		"results are written a bit later": {store: func(s actors.Store) actors.Store { return &parting{Store: s, delay: true} }},
 	} {
