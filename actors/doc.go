@@ -86,6 +86,10 @@
 // its goroutine between two items restarts the shard, so that nothing of the
 // column is left in memory.
 //
+// Adds are a column without messages, for kinds whose states are numbers. Their
+// keys come as bytes that nobody has looked at: a grain that is resident has a
+// good key of this shard, any other one is checked before it is made.
+//
 // # Watches
 //
 // A watched key has a topic with its last event; a watcher remembers which one it
