@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -125,6 +126,8 @@ func (l *link) Reply(id uint64, reply []byte, err *failure.Error) error {
 	return nil
 }
 
+var errColumn = errors.New("an answer to a column, of which there is none")
+
 // Column implements frame.Responses. Nodes send each other no columns.
 func (*link) Column([]byte) error { return errColumn }
 
@@ -183,5 +186,3 @@ func (r *Router) lost(t *task) {
 		r.keep(t)
 	}
 }
-
-var errColumn = errors.New("an answer to a column, of which there is none")
