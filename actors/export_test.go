@@ -168,3 +168,20 @@ func (r *Runtime) CleanAt(shard uint32) bool {
 // TrustBlindly lets replies leave though their lease has ended. It must be called
 // before anything is served.
 func (r *Runtime) TrustBlindly() { r.blindTrust = true }
+
+// LeaseCounts returns how many commits were fenced, replies withheld and shards
+// drained.
+func (r *Runtime) LeaseCounts() (fenced, withheld, drains uint64) {
+	for _, s := range r.shards {
+		fenced += s.counts.fenced.Load()
+		withheld += s.counts.withheld.Load()
+		drains += s.counts.drains.Load()
+	}
+	return fenced, withheld, drains
+}
+
+// Withheld returns how many replies were withheld.
+func (r *Runtime) Withheld() uint64 {
+	_, withheld, _ := r.LeaseCounts()
+	return withheld
+}
