@@ -1,10 +1,12 @@
 package actors_test
 
 import (
+	"math"
 	"strconv"
 	"sync"
 	"testing"
 
+	"github.com/quern-io/quern/actors"
 	"github.com/quern-io/quern/keyspace"
 	"github.com/quern-io/quern/storage/memory"
 )
@@ -75,6 +77,35 @@ func BenchmarkMutexMap(b *testing.B) {
 				s.Lock()
 				s.values[key]++
 				s.Unlock()
+			})
+		})
+	}
+}
+
+// BenchmarkLeasedAdd is BenchmarkAdd under leases, by the machine's clock: what a
+// look at it costs, once per batch of turns.
+func BenchmarkLeasedAdd(b *testing.B) {
+	for _, size := range []struct{ callers, keys int }{{1, 1000}, {1000, 1000}, {1000, 1}} {
+		b.Run(strconv.Itoa(size.callers)+"callers/"+strconv.Itoa(size.keys)+"keys", func(b *testing.B) {
+			r := newLeased(b, memory.New(256), func(c *actors.Config) { c.Clock = nil })
+			for shard := range r.shards {
+				if _, err := r.Raise(b.Context(), []actors.Raise{{Shard: shard, Epoch: 1}}); err != nil {
+					b.Fatal(err)
+				}
+				r.Serve(actors.Lease{Shard: shard, Epoch: 1, Until: math.MaxInt64})
+			}
+			keys := make([]string, size.keys)
+			for i := range keys {
+				keys[i] = "counter:" + strconv.Itoa(i)
+				if _, err := r.counter(keys[i]).Add(b.Context(), 1); err != nil {
+					b.Fatal(err)
+				}
+			}
+			ctx := b.Context()
+			spread(b, size.callers, func(caller, i int) {
+				if _, err := r.counter(keys[(caller*7919+i*31)%size.keys]).Add(ctx, 1); err != nil {
+					b.Error(err)
+				}
 			})
 		})
 	}

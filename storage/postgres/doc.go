@@ -76,7 +76,8 @@
 //
 // # Bounds
 //
-//   - 16 connections (pool_max_conns in the URL), and one of the lone node.
+//   - 16 connections per node (pool_max_conns in the URL), and one of the lone
+//     node: a server with its usual 100 connections takes six members at most.
 //   - An attempt takes at most Timeout (10 s), a call at most Patience (5 s) more.
 //   - A key has at most 2,600 bytes, which an index entry can take, a value
 //     MaxValueBytes. Statements are cut at 8 MiB.

@@ -175,6 +175,9 @@ func (o Options) parse() (*pgxpool.Config, string, error) {
 	if !conns {
 		cfg.MaxConns = defaultConns
 	}
+	if o.Cluster != "" {
+		cfg.MinConns = max(cfg.MinConns, 1) // an idle member keeps its share of the lock, see share
+	}
 	if cfg.ConnConfig.ConnectTimeout == 0 {
 		cfg.ConnConfig.ConnectTimeout = connectTimeout
 	}
