@@ -148,7 +148,7 @@ func TestDrain(t *testing.T) {
 	if err := <-b.watch.end; !errors.Is(err, failure.Moving) {
 		t.Errorf("the watch: %v", err)
 	}
-	if _, serves := b.Runtime.Epoch(b.shard); serves || !b.CleanAt(b.shard) {
+	if _, serves := b.Epoch(b.shard); serves || !b.CleanAt(b.shard) {
 		t.Error("it is still owned, or dirty")
 	}
 	close(b.readGone)
@@ -238,6 +238,7 @@ func TestStopWhileDraining(t *testing.T) {
 func TestTurnOutlivesTheLease(t *testing.T) {
 	t.Parallel()
 	bothStores(t, func(t *testing.T, store actors.Store) {
+		t.Helper()
 		p := probe{make(chan struct{}), make(chan struct{})}
 		r := newLeased(t, store, withProbe(p))
 		r.serve(t, "{x}", 1, time.Second)
@@ -365,6 +366,7 @@ func TestFencedInALease(t *testing.T) {
 func TestCrashInALease(t *testing.T) {
 	t.Parallel()
 	bothStores(t, func(t *testing.T, store actors.Store) {
+		t.Helper()
 		h := &told{}
 		r := newLeased(t, store, h.hear)
 		r.serve(t, "a", 5, forLong)

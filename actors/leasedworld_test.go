@@ -196,7 +196,7 @@ func (w *world) rule(ctx context.Context, shard uint32) {
 	for ctx.Err() == nil {
 		node := w.n(len(w.nodes))
 		r := w.nodes[node]
-		raised, err := r.Runtime.Raise(ctx, []actors.Raise{{Shard: shard, Epoch: epoch + 1, Incarnation: [16]byte{byte(node + 1)}}})
+		raised, err := r.Raise(ctx, []actors.Raise{{Shard: shard, Epoch: epoch + 1, Incarnation: [16]byte{byte(node + 1)}}})
 		if err != nil || !raised[0].OK {
 			if err == nil {
 				epoch = raised[0].Epoch
