@@ -107,6 +107,31 @@
 // is dirty, a commit has all of a transaction or nothing. A state that does not
 // encode takes back everything that is dirty with it. See transaction.go.
 //
+// # Leases
+//
+// With Config.Leased another one decides which shards are served, and until when
+// ([Runtime.Serve], Extend, Revoke, Drain). The time from a Serve to its end is a
+// tenure. It begins from the store alone; nothing in memory outlives it. What the
+// turns of a batch have said, and what a commit lets go, gathers, and leaves at
+// the end of the batch after one look at the clock: the lease had not ended then,
+// so what the turns read before was current. Else it is withheld: "outcome
+// unknown" for what changed something, NOT_OWNER for the rest, also for what
+// comes, until the lease was extended. Watchers are sent away then, since the
+// last event must reach them. A refusal of the machinery, which tells nothing of
+// a state, leaves at once.
+//
+//	Serve ──► serving ──Drain──► winding ──► over: MOVING until it is revoked
+//	             └──────Revoke───────┴────► over: NOT_OWNER
+//
+// A drain takes no more turns, commits, answers, and ends. A Revoke ends at once,
+// but where the store is not durable: replies did not wait for it, so what they
+// told of is written first, and a Raise of the next epoch waits for that.
+//
+// A shard that raises its own epoch, after an unclear commit, tells so
+// (Config.OnEpoch). Where other nodes do not see the store they could give the
+// same epoch to another, so there it gives the shard back instead
+// (Config.OnFenced).
+//
 // # Time and bounds
 //
 // A shard's clock starts at the later of its last commit and the wall clock, and

@@ -110,6 +110,7 @@ func (s *shard) serve(t *tenure, l Lease) {
 			slog.Uint64("epoch", l.Epoch), slog.Uint64("last", s.epoch.Load()))
 		t.revoke()
 		close(t.over)
+		s.rt.tidings.fenced(s, l.Epoch, s.epoch.Load())
 		return
 	case s.tenure != nil:
 		if s.endTenure(errNotOwner); s.phase == closed {
@@ -180,6 +181,14 @@ func (s *shard) goOnWinding() {
 	if !s.gate.inFlight && len(s.gate.dirtyGrains) == 0 && !s.gate.mark {
 		s.endTenure(s.refusal)
 	}
+}
+
+// giveBack ends a tenure after a defect. Other nodes do not see the store, and so
+// not its epochs either: a new one must come from the owner of the leases.
+func (s *shard) giveBack(why error) {
+	epoch := s.epoch.Load()
+	s.rt.log.Error("shard given back after a defect", slog.Any("shard", s.id), slog.Uint64("epoch", epoch), slog.Any("err", why))
+	s.lost(epoch)
 }
 
 // endTenure forgets a tenure. What is not answered is withheld; what had no turn,

@@ -66,8 +66,9 @@ type Config struct {
 	Clock func() time.Duration
 	// OnEpoch hears that a shard has raised its own epoch at the store, after a
 	// commit whose outcome was unknown, and serves under it. OnFenced hears that
-	// the store refused a shard's epoch, which serves no longer; known is the
-	// epoch that stands in the way, 0 where it is not known. Both are for leased
+	// a shard does not serve under an epoch any more, or not at all, since the
+	// store refused it, since a defect ended it, or since it is not above the last
+	// one; known is the epoch that stands in the way, 0 where it is not known. Both are for leased
 	// runtimes, and are called from one goroutine, in order for each shard; of
 	// several epochs of a shard the last may be told alone. nil ignores them.
 	OnEpoch  func(shard uint32, epoch uint64)

@@ -465,9 +465,7 @@ func (s *shard) reload(err error) {
 	case s.phase != serving:
 		return
 	case s.tenure != nil && !s.rt.gated:
-		// Other nodes do not see this store, and so not its epochs either: a
-		// new one must come from them.
-		s.lose(err, s.epoch.Load())
+		s.giveBack(err)
 		return
 	}
 	s.phase = raising
@@ -481,6 +479,10 @@ func (s *shard) reload(err error) {
 func (s *shard) lose(why error, known uint64) {
 	s.rt.log.Error("shard lost: the store does not take its epoch any more",
 		slog.Any("shard", s.id), slog.Uint64("epoch", s.epoch.Load()), slog.Any("err", why))
+	s.lost(known)
+}
+
+func (s *shard) lost(known uint64) {
 	s.phase = fenced
 	s.owned.Store(false)
 	s.ready.Store(false)
