@@ -36,7 +36,7 @@ func (o *owner) Invoke(ctx context.Context, op *handles.Operation) (err error) {
 
 func newOwner(t *testing.T, url string, id byte) *owner {
 	t.Helper()
-	store, err := postgres.Open(t.Context(), postgres.Options{URL: url, Shards: 1})
+	store, err := postgres.Open(t.Context(), postgres.Options{URL: url, Shards: 1, Cluster: "owners"})
 	if err != nil {
 		t.Fatal(err)
 	}
