@@ -73,6 +73,8 @@
 // With Consul any number of nodes may use a schema. Who owns which shard is told
 // by leases; the store has the epochs, which fence whoever is wrong about that.
 // Each of their connections holds the lone node's advisory lock in shared mode.
+// A member that has raised an epoch raises none on another line, nor one above a
+// row that went back, until it was restarted.
 //
 // # Bounds
 //

@@ -71,7 +71,8 @@ func (r *row) raise(q *actors.Raise) actors.Raised {
 // for a commit that has it, so that what an earlier epoch has under way lands
 // before the raise or not at all. A lone store that has lost its lock waits for
 // it. A shard that was raised on another timeline, or whose epoch went back, is
-// not raised by a compare-and-set, and Raised.Err says so. It returns
+// not raised by a compare-and-set, nor by a member in any way, and Raised.Err says
+// so. It returns
 // ErrUnavailable, ErrShard, ErrClosed or the context's error; whether anything
 // was raised is then unknown.
 func (s *Store) Raise(ctx context.Context, requests []actors.Raise) ([]actors.Raised, error) {
@@ -104,11 +105,9 @@ func (s *Store) raise(ctx context.Context, conn *pgx.Conn, requests []actors.Rai
 		for i := range requests {
 			q := &requests[i]
 			r := rows[q.Shard]
-			if q.From != 0 {
-				if err := s.claims[q.Shard].check(q.Shard, r.epoch, line); err != nil {
-					raised[i] = actors.Raised{Epoch: r.epoch, Time: r.time, Err: err}
-					continue
-				}
+			if err := s.lineage(q, r.epoch, line); err != nil {
+				raised[i] = actors.Raised{Epoch: r.epoch, Time: r.time, Err: err}
+				continue
 			}
 			raised[i] = r.raise(q)
 		}
@@ -120,9 +119,23 @@ func (s *Store) raise(ctx context.Context, conn *pgx.Conn, requests []actors.Rai
 	for i := range requests {
 		if raised[i].OK {
 			s.claims[requests[i].Shard].raised(raised[i].Epoch, line)
+			s.line.CompareAndSwap(nil, &line)
 		}
 	}
 	return raised, nil
+}
+
+// lineage says why an epoch must not be raised on this server. A lone node's claim
+// takes the server as it is. A member claims shards all the time, and must not
+// pass over by that what would have stopped them.
+func (s *Store) lineage(q *actors.Raise, epoch uint64, line string) error {
+	if q.From == 0 && s.options.Cluster == "" {
+		return nil
+	}
+	if first := s.line.Load(); s.options.Cluster != "" && first != nil && *first != line {
+		return fmt.Errorf("%w: this node raised its first epoch on %q, the server is on %q: see that it lacks no commits, then restart the nodes", ErrTimeline, *first, line)
+	}
+	return s.claims[q.Shard].check(q.Shard, epoch, line)
 }
 
 func (s *Store) lockRows(ctx context.Context, tx pgx.Tx, requests []actors.Raise) (map[uint32]*row, error) {

@@ -23,8 +23,9 @@ type Store struct {
 	sql     statements
 	pool    *pgxpool.Pool
 	info    actors.StoreInfo
-	claims  []claim // by shard
-	guard   *guard  // nil where the store is not lone
+	claims  []claim                // by shard
+	line    atomic.Pointer[string] // of the server on which the first epoch was raised
+	guard   *guard                 // nil where the store is not lone
 	closed  atomic.Bool
 	// quit ends what is under way when Close has waited long enough.
 	quit    context.Context //nolint:containedctx // the store's own, for its length
