@@ -472,3 +472,34 @@ func TestLeasedMetrics(t *testing.T) {
 		t.Errorf("%d fenced, %d withheld, %d drains", fenced, withheld, drains)
 	}
 }
+
+// TestHeartbeatAfterTheLease: a watch that has nothing new does not say so
+// without a lease.
+func TestHeartbeatAfterTheLease(t *testing.T) {
+	t.Parallel()
+	r := newLeased(t, newFaultStore())
+	r.serve(t, "a", 5, time.Second)
+	o := r.observe(t, "a", time.Millisecond)
+	for e := range o.events {
+		if e.beat {
+			break
+		}
+	}
+	r.clock.set(time.Second)
+	select { // one may have been on its way
+	case <-o.events:
+	case err := <-o.end:
+		o.end <- err
+	}
+	for {
+		select {
+		case <-o.events:
+			t.Fatal("a heartbeat after the lease")
+		case err := <-o.end:
+			if !errors.Is(err, failure.NotOwner) {
+				t.Error(err)
+			}
+			return
+		}
+	}
+}
