@@ -273,6 +273,24 @@ func (w *world) heard(shard uint32) uint64 {
 	return w.highest[shard]
 }
 
+// worldEnd judges a reply as it leaves the shard: a caller that runs others'
+// turns may take it much later.
+type worldEnd struct {
+	w     *world
+	node  int
+	shard uint32
+	begun uint64
+	done  chan error
+}
+
+// Completed implements actors.Completer.
+func (e worldEnd) Completed(epoch uint64, err error) {
+	if err == nil {
+		e.w.replied(e.node, e.shard, epoch, e.begun)
+	}
+	e.done <- err
+}
+
 // op runs one operation on some node.
 func (w *world) op(key, once string) (value int64, err error) {
 	node := w.n(len(w.nodes))
@@ -282,25 +300,21 @@ func (w *world) op(key, once string) (value int64, err error) {
 	w.mu.Lock()
 	least := w.seen[key]
 	w.mu.Unlock()
-	var epoch uint64
+	of := actors.Operation{Kind: "counter", Key: key, IdempotencyKey: once}
+	var got interface{ GetValue() int64 }
 	if once == "" {
-		var reply quernv1.CounterServiceGetResponse
-		epoch, err = r.Runtime.Invoke(context.Background(), shard, &actors.Operation{
-			Kind: "counter", Key: key, Method: "get", Command: &quernv1.CounterServiceGetRequest{Key: key}, Reply: &reply,
-		})
-		value = reply.GetValue()
+		reply := &quernv1.CounterServiceGetResponse{}
+		of.Method, of.Command, of.Reply, got = "get", &quernv1.CounterServiceGetRequest{Key: key}, reply, reply
 	} else {
-		var reply quernv1.CounterServiceAddResponse
-		epoch, err = r.Runtime.Invoke(context.Background(), shard, &actors.Operation{
-			Kind: "counter", Key: key, Method: "add", IdempotencyKey: once,
-			Command: &quernv1.CounterServiceAddRequest{Key: key}, Reply: &reply,
-		})
-		value = reply.GetValue()
+		reply := &quernv1.CounterServiceAddResponse{}
+		of.Method, of.Command, of.Reply, got = "add", &quernv1.CounterServiceAddRequest{Key: key}, reply, reply
 	}
-	if err != nil {
-		return 0, err //nolint:wrapcheck // looked at by the client
+	end := worldEnd{w, node, shard, begun, make(chan error, 1)}
+	r.Submit(shard, &of, time.Time{}, end)
+	if err = <-end.done; err != nil {
+		return 0, err
 	}
-	w.replied(node, shard, epoch, begun)
+	value = got.GetValue()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if value < least && once == "" && !w.rules.lenient && !w.rules.uncounted && w.problem == nil {
