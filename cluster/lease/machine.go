@@ -140,6 +140,9 @@ func (m *Machine) SessionBegan(at time.Duration, id string) []Decision {
 	}
 	m.session = id
 	return m.each(at, func(s *state) {
+		if s.hold == nil && s.pending == 0 {
+			return // the count of a lock that others left runs on
+		}
 		s.pending = 0
 		m.drop(s, SessionEnded)
 	})

@@ -206,10 +206,43 @@ func (n *node) plan(again func()) {
 			epoch := n.machine.Highest(shard)
 			peer.later(d, func() { peer.do(peer.machine.Heard(peer.clock(), shard, epoch)) })
 		}
-		if epoch, ok := n.machine.Serves(shard, n.clock()); ok && !n.want[shard] {
+		switch epoch, ok := n.machine.Serves(shard, n.clock()); {
+		case ok && !n.want[shard]:
 			n.move(shard, epoch)
+		case ok && !w.blind && w.chance(4):
+			n.reraise(shard, epoch)
 		}
 	}
+}
+
+// reraise raises the epoch of a shard that is served from its own, as a runtime
+// does after a commit whose outcome is unclear, and tells what came of it.
+func (n *node) reraise(shard uint32, from uint64) {
+	ask(n, true, func() raised {
+		row := &n.w.store[shard]
+		if *row != from {
+			return raised{lease.Refused, *row}
+		}
+		*row++
+		return raised{lease.Done, *row}
+	}, func(got *raised) {
+		w := n.w
+		switch {
+		case got == nil:
+		case got.outcome == lease.Refused:
+			w.count["fenced"]++
+			n.do(n.machine.Fenced(n.clock(), shard, from, got.row))
+		default:
+			if epoch, ok := n.machine.Serves(shard, n.clock()); ok && epoch == from {
+				w.count["reraised"]++
+				w.last[shard], n.memory[shard] = served{got.row, n.id}, got.row
+			}
+			n.do(n.machine.Reraised(n.clock(), shard, got.row))
+			if epoch, ok := n.machine.Serves(shard, n.clock()); ok && epoch < got.row {
+				w.fail("%s serves %d#%d after it was raised to #%d", n.id, shard, epoch, got.row)
+			}
+		}
+	})
 }
 
 // move offers a shard to a node that wants it, and releases it when the offer

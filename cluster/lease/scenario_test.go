@@ -27,6 +27,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scenarios in testdata 
 //	                              read shows it, unless it is followed by unread
 //	raised [over EPOCH] | raised refused EPOCH | raised unclear
 //	released | released unclear   giveup [RECEIVER/HANDOFF]
+//	reraised EPOCH                 fenced EPOCH KNOWN
 //	offered EPOCH HANDOFF         withdrawn HANDOFF        heard EPOCH
 //	proofs found|unanswered       what becomes of proofs from now on, found at first
 //	proved | missing              the answer to the oldest that is not answered
@@ -143,6 +144,10 @@ func (s *scene) command(words []string) {
 		s.take(m.Withdrawn(now, 0, args[0]))
 	case "heard":
 		s.take(m.Heard(now, 0, s.number(args[0])))
+	case "reraised":
+		s.take(m.Reraised(now, 0, s.number(args[0])))
+	case "fenced":
+		s.take(m.Fenced(now, 0, s.number(args[0]), s.number(args[1])))
 	case "giveup":
 		to, id, _ := strings.Cut(args[0], "/")
 		s.take(m.GiveUp(now, 0, lease.Clean{Receiver: to, Handoff: id}))

@@ -107,8 +107,17 @@ func (c *core) pace() {
 	}
 }
 
-// counts says whether something belongs here that is not served.
+// counts says whether there is a shard that nobody has, though it perhaps does
+// not belong here yet, or one that belongs here and is not served.
 func (c *core) counts() bool {
+	if len(c.table.Locks) < len(c.want) {
+		return true
+	}
+	for i := range c.table.Locks {
+		if c.table.Locks[i].Holder == "" {
+			return true
+		}
+	}
 	for shard, want := range c.want {
 		if want && c.serving[shard] == 0 {
 			return true
