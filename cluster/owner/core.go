@@ -192,7 +192,12 @@ func (c *core) route(shard uint32, r Route) {
 func (c *core) reraised(shard uint32, epoch uint64) {
 	c.o.known.note(shard, epoch, c.o.cfg.Member.Incarnation)
 	c.do(c.m.Reraised(c.now(), shard, epoch))
-	if int(shard) >= len(c.serving) || c.serving[shard] == 0 || epoch < c.serving[shard] {
+	if int(shard) >= len(c.serving) || epoch < c.serving[shard] {
+		return
+	}
+	if c.serving[shard] == 0 {
+		// It was to stop under the epoch that it had before.
+		c.o.cfg.Shards.Stop(shard, epoch)
 		return
 	}
 	c.serving[shard], c.current[shard] = epoch, epoch

@@ -127,7 +127,11 @@ func (c *chaos) fault() {
 		c.say("replies to %s are lost", name)
 		n.client.LoseReplies(1 + c.rng.IntN(10))
 	}
+	// Outcomes are unclear only of stores that are somewhere else.
 	for range c.rng.IntN(6) {
+		if !c.shared {
+			break
+		}
 		c.live[c.rng.IntN(len(c.live))].shards.reraise(c.rng.Uint32N(c.shards))
 	}
 }

@@ -122,7 +122,9 @@ func (n *node) clock() time.Duration {
 // pause stops what the node does, as a signal does to a process.
 func (n *node) pause() {
 	n.mu.Lock()
-	n.gate = make(chan struct{})
+	if n.gate == nil {
+		n.gate = make(chan struct{})
+	}
 	n.mu.Unlock()
 	n.client.Stall()
 }
@@ -384,7 +386,8 @@ func (v *witness) serves(n *node, s owner.Serving) {
 	defer v.mu.Unlock()
 	v.served++
 	last := &v.last[s.Shard]
-	if s.Epoch <= last.epoch {
+	// A runtime may have raised its own epoch as the owner was about to.
+	if s.Epoch < last.epoch || s.Epoch == last.epoch && last.by != n.member.Incarnation {
 		v.fail("%s serves %d#%d after #%d", n.member.Name, s.Shard, s.Epoch, last.epoch)
 	}
 	*last = lastServed{s.Epoch, n.member.Incarnation}
