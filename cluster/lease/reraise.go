@@ -74,14 +74,16 @@ func (m *Machine) followed(s *state, r Rewrite, outcome Outcome, index uint64) {
 	h.index, h.behind = index, h.epoch != r.Value.Epoch
 }
 
-// relearn takes the index of a lock that is held from a read, where it is not
-// known.
-func (m *Machine) relearn(h *hold, lock Lock) {
-	if h.index != 0 || lock.Session != m.session || lock.Value.Owner != m.cfg.Incarnation {
+// relearn takes index and epoch of a lock that is served from a read, where they
+// are not known, or where an older state of the authority was brought back and
+// the lock with it. A read that does not have the last own write tells nothing.
+func (m *Machine) relearn(s *state, lock Lock, fell bool) {
+	h := s.hold
+	if h == nil || !h.serving || s.pending != 0 || lock.Index == h.index ||
+		lock.Session != m.session || lock.Value.Owner != m.cfg.Incarnation {
 		return
 	}
-	h.index = lock.Index
-	if lock.Value.Epoch == h.epoch {
-		h.behind = false
+	if h.index == 0 || fell || m.index >= h.index {
+		h.index, h.behind = lock.Index, lock.Value.Epoch != h.epoch
 	}
 }

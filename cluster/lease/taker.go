@@ -26,6 +26,7 @@ func (m *Machine) Read(at time.Duration, r Reading) []Decision {
 		if anew {
 			s.restart = m.now
 		}
+		m.relearn(s, lock, fell)
 		m.sight(s, lock, anew)
 	})
 }
@@ -45,7 +46,6 @@ func (m *Machine) sight(s *state, lock Lock, anew bool) {
 // is for proofs to find; but the first read after the acquisition tells whether
 // the count before it was of one history.
 func (m *Machine) confirm(s *state, lock Lock) {
-	m.relearn(s.hold, lock)
 	if h := s.hold; !h.confirmed && lock.Session == m.session && lock.Index == h.index {
 		h.confirmed = true
 		h.from = max(h.from, s.restart+m.cfg.Delay)
