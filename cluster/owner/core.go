@@ -53,7 +53,7 @@ func newCore(o *Owner) (*core, error) {
 	}
 	n := r.Shards
 	c := &core{
-		o: o, m: m, record: o.record, dirty: true, mood: mood{intent: cluster.Ready},
+		o: o, m: m, record: o.record, dirty: true, mood: mood{intent: cluster.Ready, announced: cluster.Joining},
 		want: make([]bool, n), serving: make([]uint64, n), until: make([]time.Duration, n),
 		times: make([]int64, n), current: make([]uint64, n), routes: make([]Route, n),
 	}
