@@ -62,7 +62,7 @@ func TestOneOwner(t *testing.T) {
 	// How often each must have happened in ten runs, lest this shows nothing.
 	for what, least := range map[string]uint64{
 		"served": 200, "kept": 30, "handed": 2, "loaded": 20,
-		"reraised": 20,
+		"reraised":        20,
 		"stopped: lapsed": 30, "stopped: not_held": 30, "stopped: session_ended": 20, "stopped: given_up": 5,
 	} {
 		if *seeds >= 20 && count[what] < int(least**seeds/10) {

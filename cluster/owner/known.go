@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/quern-io/quern/cluster"
+	"github.com/quern-io/quern/cluster/lease"
 )
 
 // known are the epochs of all shards that this node has heard of, with who
@@ -21,8 +22,10 @@ type epochs struct {
 	next uint64
 }
 
+// note passes over what no owner can have: it would spoil what is built on it.
 func (e *epochs) note(epoch uint64, by cluster.Incarnation) {
 	switch {
+	case epoch > lease.MaxEpoch:
 	case by == e.by:
 		e.top = max(e.top, epoch)
 	case epoch > e.top:
@@ -38,6 +41,12 @@ func (e *epochs) besides(who cluster.Incarnation) uint64 {
 		return e.next
 	}
 	return e.top
+}
+
+func (k *known) size(shards uint32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.shards = make([]epochs, shards)
 }
 
 func (k *known) note(shard uint32, epoch uint64, by cluster.Incarnation) {

@@ -120,9 +120,9 @@ func (o *Owner) Announce(ctx context.Context, state cluster.State) error {
 // ErrNotGiven. Owner is closed afterwards.
 func (o *Owner) Leave(ctx context.Context) error {
 	o.mu.Lock()
-	begun := o.begun
+	joined := o.session != ""
 	o.mu.Unlock()
-	if !begun {
+	if !joined {
 		return o.Close(ctx)
 	}
 	var errs []error

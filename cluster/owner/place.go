@@ -29,12 +29,17 @@ type place struct {
 	known   *placement.Record
 	index   uint64
 	present bool
+	// foreign: what the authority has was written by a newer version, and is
+	// left alone.
+	foreign bool
 	// wrote is the index of an own write, and wroteAt when that was.
 	wrote   uint64
 	wroteAt time.Duration
 	// wishes: what belongs here must be looked at again.
 	wishes bool
 
+	// leads: this node writes the placement.
+	leads bool
 	// stale: the placement must be computed again, at writeAt; 0 is unset.
 	stale   bool
 	writeAt time.Duration
@@ -67,7 +72,7 @@ func (p *place) read(c *core, read cluster.Placement) {
 	if c.table.Index < p.wrote && !c.table.Fell && c.now() < p.wroteAt+writeAgain {
 		return // older than the own write
 	}
-	p.index, p.stale = read.Index, true
+	p.index, p.stale, p.foreign = read.Index, true, false
 	if p.present = read.Index != 0; !p.present {
 		return // what was known counts on, and the leader writes it again
 	}
@@ -80,7 +85,7 @@ func (p *place) read(c *core, read cluster.Placement) {
 		p.present = false
 	default:
 		c.o.cfg.Logger.Error("the placement cannot be read", "err", err)
-		p.stale = false
+		p.foreign = true
 	}
 }
 
@@ -91,8 +96,14 @@ func (p *place) adopt(c *core, r *placement.Record) {
 // due is when time alone makes something to do.
 func (p *place) due() time.Duration {
 	due := never
-	for _, at := range []time.Duration{p.writeAt, p.held, p.seekAt, p.establishAt} {
+	for _, at := range []time.Duration{p.seekAt, p.establishAt} {
 		if at != 0 {
+			due = min(due, at)
+		}
+	}
+	// An answer that is waited for makes a round by itself.
+	for _, at := range []time.Duration{p.writeAt, p.held} {
+		if at != 0 && !p.calling && p.leads {
 			due = min(due, at)
 		}
 	}
@@ -124,16 +135,18 @@ func (c *core) takes() bool { return !c.mood.skewed && c.moves.leaving == nil &&
 func (c *core) lead(ctx context.Context) {
 	p, now := &c.place, c.now()
 	p.seekAt, p.establishAt = later(p.seekAt, now), later(p.establishAt, now)
-	if c.session == "" || !c.read || c.refused != nil {
-		return
+	able := c.session != "" && c.read && c.refused == nil
+	p.leads = able && !p.establish && c.table.Record != nil && c.table.Leader == c.session && c.members.Index != 0 && !p.foreign
+	if !p.leads {
+		p.writeAt, p.held, p.stale = 0, 0, true
 	}
 	switch {
+	case !able:
 	case p.establish:
 		c.establish(ctx)
-	case c.table.Record == nil:
-	case c.table.Leader == c.session:
+	case p.leads:
 		c.plan(ctx)
-	case c.table.Leader == "" && !p.seeking && p.seekAt == 0:
+	case c.table.Record != nil && c.table.Leader == "" && !p.seeking && p.seekAt == 0:
 		c.seek(ctx)
 	}
 }
@@ -188,8 +201,7 @@ func (c *core) seek(ctx context.Context) {
 			c.place.seeking, c.place.seekAt, c.place.stale = false, c.now()+seekEvery, true
 			switch {
 			case errors.Is(err, cluster.ErrSessionLost):
-				c.o.sessionGone(session)
-				c.sessionLost(session)
+				c.sessionGone(session)
 			case leads && session == c.session:
 				c.table.Leader = session
 			}
@@ -207,7 +219,7 @@ func (c *core) plan(ctx context.Context) {
 		p.writeAt = now + c.gather()
 	}
 	p.stale = false
-	if p.calling || p.writeAt == 0 || now < p.writeAt || c.members.Index == 0 {
+	if p.calling || p.writeAt == 0 || now < p.writeAt {
 		return
 	}
 	p.writeAt = 0

@@ -26,7 +26,9 @@ func (o *Owner) Start(ctx context.Context) error {
 	defer cancel()
 	unhook := context.AfterFunc(life, cancel)
 	defer unhook()
-	if err := o.start(ctx, life); err != nil {
+	err := o.start(ctx, life)
+	o.running.Done()
+	if err != nil {
 		o.stop()
 		return err
 	}
@@ -48,6 +50,7 @@ func (o *Owner) begin(end context.CancelFunc) error {
 		return err
 	}
 	o.begun, o.end = true, end
+	o.running.Add(1) // for Start itself, so that Close waits for what it starts
 	return nil
 }
 
@@ -57,7 +60,7 @@ func (o *Owner) start(ctx, life context.Context) error {
 		return err
 	}
 	o.record = record
-	o.known.shards = make([]epochs, record.Shards)
+	o.known.size(record.Shards)
 	o.tableWait.Store(int64(record.LockDelay * 2 / 5))
 	c, err := newCore(o)
 	if err != nil {

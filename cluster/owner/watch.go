@@ -180,10 +180,15 @@ func (c *core) readRecord(r *cluster.Record) {
 			c.do(c.m.Cluster(c.now(), recordID(r), r.Base))
 		}
 	}
+	c.refuse(wrong)
+}
+
+// refuse notes why nothing can be owned, or that it can be again.
+func (c *core) refuse(wrong error) {
 	if (wrong == nil) == (c.refused == nil) {
 		return
 	}
-	c.refused, c.dirty = wrong, true
+	c.refused, c.dirty, c.place.wishes = wrong, true, true
 	if wrong != nil {
 		c.o.cfg.Logger.Error("the cluster's record does not fit, this node owns nothing", "err", wrong)
 		c.do(c.m.SessionLost(c.now()))
@@ -195,7 +200,7 @@ func (c *core) readRecord(r *cluster.Record) {
 
 func (c *core) unreadable(what string, err error) {
 	if errors.Is(err, cluster.ErrRecord) {
-		c.refused, c.dirty = err, true
+		c.refuse(err)
 	}
 	c.o.cfg.Logger.Debug("a read of the authority failed", "what", what, "err", err)
 }
@@ -298,12 +303,18 @@ func (o *Owner) join(ctx context.Context) (cluster.Session, error) {
 	return session, nil
 }
 
-// sessionGone tells keep of a session that is gone.
-func (o *Owner) sessionGone(s cluster.Session) {
+// sessionGone ends a session that an answer said to be gone, and has keep open
+// another one.
+func (c *core) sessionGone(s cluster.Session) {
+	if s == "" || s != c.session {
+		return
+	}
 	select {
-	case o.lost <- s:
+	case <-c.o.lost: // of an earlier one
 	default:
 	}
+	c.o.lost <- s // the loop alone sends
+	c.sessionLost(s)
 }
 
 func (c *core) sessionLost(s cluster.Session) {

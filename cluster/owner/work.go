@@ -173,8 +173,7 @@ func (c *core) written(session cluster.Session, writes []write, results []cluste
 		writes[i].answer(c, outcome, index)
 	}
 	if errors.Is(err, cluster.ErrSessionLost) {
-		c.o.sessionGone(session)
-		c.sessionLost(session)
+		c.sessionGone(session)
 	}
 }
 
@@ -240,7 +239,6 @@ func (c *core) proved(p lease.Prove, results []cluster.Result) {
 	// renewal may not notice for some seconds. A new one costs little.
 	session := cluster.Session(p.Session)
 	if len(missing) == len(holds) && len(missing) > 1 && session == c.session && c.m.Holding() == 0 {
-		c.o.sessionGone(session)
-		c.sessionLost(session)
+		c.sessionGone(session)
 	}
 }

@@ -82,7 +82,7 @@ func (w *world) boot(name string) *node {
 	cfg := owner.Config{
 		Authority: n.client, Member: n.member, Record: cluster.Record{Shards: w.shards},
 		Store: n.store, Shards: n.shards, Peers: peers{n}, Shared: w.shared, Clock: n.clock,
-		Skew: func(context.Context) (time.Duration, error) { n.mu.Lock(); defer n.mu.Unlock(); return n.skew, nil },
+		Skew:   func(context.Context) (time.Duration, error) { n.mu.Lock(); defer n.mu.Unlock(); return n.skew, nil },
 		Logger: w.log.With("of", name),
 	}
 	o, err := owner.New(cfg)
@@ -219,6 +219,10 @@ func newRows() *rows {
 
 func (r *rows) Raise(_ context.Context, requests []owner.EpochRaise) ([]owner.EpochRaised, error) {
 	pass(time.Millisecond)
+	return r.raise(requests), nil
+}
+
+func (r *rows) raise(requests []owner.EpochRaise) []owner.EpochRaised {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	raised := make([]owner.EpochRaised, len(requests))
@@ -233,7 +237,7 @@ func (r *rows) Raise(_ context.Context, requests []owner.EpochRaise) ([]owner.Ep
 		}
 		raised[i] = owner.EpochRaised{OK: ok, Epoch: r.epochs[q.Shard]}
 	}
-	return raised, nil
+	return raised
 }
 
 // cas raises a shard's epoch by one from the owner's own, as a runtime does
