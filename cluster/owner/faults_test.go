@@ -14,7 +14,7 @@ import (
 
 var (
 	firstSeed = flag.Uint64("seed", 0, "the first seed of TestFaults")
-	seeds     = flag.Uint64("seeds", 12, "how many seeds TestFaults plays")
+	seeds     = flag.Uint64("seeds", 8, "how many seeds TestFaults plays")
 )
 
 // chaos plays faults on a cluster, several at a time.
@@ -147,6 +147,7 @@ func (c *chaos) fault() {
 func play(t *testing.T, seed uint64) {
 	t.Helper()
 	bubble(t, seed, 16, seed%2 == 0, func(w *world) {
+		w.lookEvery = 50 * time.Millisecond
 		c := &chaos{world: w, keeps: seed%4 == 1}
 		w.witness.forgets = !w.shared && !c.keeps
 		defer func() {

@@ -58,9 +58,10 @@ func TestIdle(t *testing.T) {
 		nodes := []*node{w.start("a"), w.start("b"), w.start("c")}
 		w.settle(10*time.Second, nodes...)
 		pass(15 * time.Second) // watches that were short end
+		const seconds = 20
 		before := w.twin.Requests()
-		pass(time.Minute)
-		each := float64(w.twin.Requests()-before) / 60 / 3
+		pass(seconds * time.Second)
+		each := float64(w.twin.Requests()-before) / seconds / 3
 		t.Logf("an idle node asks %.2f times a second", each)
 		// Proofs of 86 shards are two transactions, twice a second; a renewal of
 		// the check comes every 0.67 s, one of the session every 5 s, and each of
@@ -77,8 +78,8 @@ func TestIdle(t *testing.T) {
 		w.twin.DeleteLock(clusterName, 7)
 		pass(15 * time.Second)
 		before = w.twin.Requests()
-		pass(time.Minute)
-		each = float64(w.twin.Requests()-before) / 60 / 3
+		pass(seconds * time.Second)
+		each = float64(w.twin.Requests()-before) / seconds / 3
 		t.Logf("with a shard that nobody takes it asks %.2f times a second", each)
 		if w.unserved() != 1 || each > 10 {
 			t.Errorf("with %d shards that nobody takes it asks %.2f times a second", w.unserved(), each)

@@ -30,6 +30,9 @@ type world struct {
 	store   *rows
 	witness *witness
 	log     *slog.Logger
+	// lookEvery is how often the witness looks, beside each time that somebody
+	// begins to serve.
+	lookEvery time.Duration
 
 	mu    sync.Mutex
 	nodes map[cluster.Incarnation]*node
@@ -41,7 +44,7 @@ func newWorld(t *testing.T, seed uint64, shards uint32, shared bool) *world {
 	w := &world{
 		T: t, twin: clustertest.New(), rng: rand.New(rand.NewPCG(seed, 7)), began: time.Now(),
 		shards: shards, shared: shared, store: newRows(), nodes: make(map[cluster.Incarnation]*node),
-		parts: make(map[string]bool), log: slog.New(slog.DiscardHandler),
+		parts: make(map[string]bool), lookEvery: 5 * time.Millisecond, log: slog.New(slog.DiscardHandler),
 	}
 	w.twin.Latency = time.Millisecond
 	if testing.Verbose() {
@@ -279,10 +282,11 @@ type fakeShards struct {
 func (f *fakeShards) Serve(s owner.Serving) {
 	f.n.w.witness.serves(f.n, s)
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	if !f.dead {
 		f.served[s.Shard] = s
 	}
+	f.mu.Unlock()
+	f.n.w.witness.look(s.Shard)
 }
 
 func (f *fakeShards) Extend(shards []uint32, until time.Duration) {
@@ -358,6 +362,7 @@ func (f *fakeShards) reraise(shard uint32) {
 type witness struct {
 	w    *world
 	mu   sync.Mutex
+	all  []uint32
 	last []lastServed
 	// silent is since when nobody answers for a shard, longest how long that
 	// was at most since it was asked last.
@@ -365,6 +370,7 @@ type witness struct {
 	longest time.Duration
 	wrong   string
 	served  int
+	kept    int
 	// forgets: epochs need not rise.
 	forgets bool
 }
@@ -374,10 +380,12 @@ type lastServed struct {
 	by    cluster.Incarnation
 }
 
-const lookEvery = 5 * time.Millisecond
-
 func newWitness(w *world, shards uint32) *witness {
-	return &witness{w: w, last: make([]lastServed, shards), silent: make([]time.Duration, shards)}
+	v := &witness{w: w, last: make([]lastServed, shards), silent: make([]time.Duration, shards)}
+	for shard := range shards {
+		v.all = append(v.all, shard)
+	}
+	return v
 }
 
 func (v *witness) fail(format string, args ...any) {
@@ -396,10 +404,19 @@ func (v *witness) serves(n *node, s owner.Serving) {
 	if !v.forgets && (s.Epoch < last.epoch || s.Epoch == last.epoch && last.by != n.member.Incarnation) {
 		v.fail("%s serves %d#%d after #%d", n.member.Name, s.Shard, s.Epoch, last.epoch)
 	}
+	was := *last
 	*last = lastServed{s.Epoch, n.member.Incarnation}
-	if n.w.shared {
-		n.store.mu.Lock()
-		defer n.store.mu.Unlock()
+	n.store.mu.Lock()
+	defer n.store.mu.Unlock()
+	if !n.w.shared {
+		// What was there before, and was not emptied, is to be what was served last.
+		if written := n.store.written[s.Shard]; written != 0 && was != (lastServed{written, n.member.Incarnation}) {
+			v.fail("%s serves %d#%d with states of #%d, and %d was served under #%d meanwhile", n.member.Name, s.Shard, s.Epoch, written, s.Shard, was.epoch)
+		} else if written != 0 {
+			v.kept++
+		}
+		n.store.written[s.Shard] = s.Epoch
+	} else {
 		if row := n.store.epochs[s.Shard]; row < s.Epoch {
 			v.fail("%s serves %d#%d, the store has #%d", n.member.Name, s.Shard, s.Epoch, row)
 		}
@@ -415,7 +432,7 @@ func (v *witness) rose(n *node, shard uint32, epoch uint64) {
 }
 
 // look checks that no shard is answered for twice, and notes silence.
-func (v *witness) look() {
+func (v *witness) look(shards ...uint32) {
 	v.w.mu.Lock()
 	nodes := make([]*node, 0, len(v.w.nodes))
 	for _, n := range v.w.nodes {
@@ -425,10 +442,13 @@ func (v *witness) look() {
 	now := v.w.clock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for shard := range v.last {
+	if shards == nil {
+		shards = v.all
+	}
+	for _, shard := range shards {
 		var by *node
 		for _, n := range nodes {
-			if _, ok := n.shards.answers(uint32(shard), now); ok {
+			if _, ok := n.shards.answers(shard, now); ok {
 				if by != nil {
 					v.fail("shard %d is answered for by %s and by %s", shard, by.member.Name, n.member.Name)
 				}
@@ -452,7 +472,7 @@ func pass(d time.Duration) {
 func (w *world) run(d time.Duration) {
 	w.Helper()
 	for end := w.clock() + d; w.clock() < end; {
-		pass(lookEvery)
+		pass(w.lookEvery)
 		w.witness.look()
 	}
 	w.witness.mu.Lock()
