@@ -205,7 +205,9 @@ func (c *core) reraised(shard uint32, epoch uint64) {
 }
 
 func (c *core) fenced(shard uint32, epoch, known uint64) {
-	c.o.known.note(shard, known, cluster.Incarnation{})
+	if c.o.cfg.Shared {
+		c.o.known.note(shard, known, cluster.Incarnation{})
+	}
 	c.do(c.m.Fenced(c.now(), shard, epoch, known))
 }
 

@@ -69,7 +69,9 @@ func verdict(q EpochRaise, r EpochRaised, known uint64) raised {
 }
 
 func (c *core) raised(r lease.Raise, answer raised) {
-	c.o.known.note(r.Shard, answer.row, cluster.Incarnation{})
+	if c.o.cfg.Shared {
+		c.o.known.note(r.Shard, answer.row, cluster.Incarnation{})
+	}
 	if answer.outcome == lease.Done {
 		c.times[r.Shard] = answer.time
 		c.o.stats.raised.Inc()
@@ -77,19 +79,19 @@ func (c *core) raised(r lease.Raise, answer raised) {
 	c.do(c.m.Raised(c.now(), r, answer.outcome, answer.row))
 }
 
-// askPeers returns the highest epochs that the members who answer know, but for
-// those that this incarnation wrote.
+// askPeers returns the highest epochs that this node and the members who answer
+// know, but for those that this incarnation wrote.
 func (o *Owner) askPeers(ctx context.Context, raises []lease.Raise) []uint64 {
-	highest := make([]uint64, len(raises))
+	shards := make([]uint32, len(raises))
+	for i := range raises {
+		shards[i] = raises[i].Shard
+	}
+	highest := o.known.besides(o.cfg.Member.Incarnation, shards)
 	if o.cfg.Peers == nil {
 		return highest
 	}
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
-	shards := make([]uint32, len(raises))
-	for i := range raises {
-		shards[i] = raises[i].Shard
-	}
 	var (
 		mu sync.Mutex
 		wg sync.WaitGroup
@@ -113,5 +115,8 @@ func (o *Owner) askPeers(ctx context.Context, raises []lease.Raise) []uint64 {
 		})
 	}
 	wg.Wait()
+	for i, shard := range shards {
+		o.known.note(shard, highest[i], cluster.Incarnation{})
+	}
 	return highest
 }
