@@ -14,8 +14,8 @@ import (
 	"github.com/quern-io/quern/internal/testservice"
 )
 
-// real is a node on a real Consul. It serves, and counts when.
-type real struct {
+// agentNode is a node on a real Consul. It serves, and counts when.
+type agentNode struct {
 	owner *owner.Owner
 	mu    sync.Mutex
 	until map[uint32]time.Duration
@@ -24,9 +24,9 @@ type real struct {
 	news chan struct{}
 }
 
-func (r *real) clock() time.Duration { return time.Since(r.began) }
+func (r *agentNode) clock() time.Duration { return time.Since(r.began) }
 
-func (r *real) Serve(s owner.Serving) {
+func (r *agentNode) Serve(s owner.Serving) {
 	r.Extend([]uint32{s.Shard}, s.Until)
 	select {
 	case r.news <- struct{}{}:
@@ -34,7 +34,7 @@ func (r *real) Serve(s owner.Serving) {
 	}
 }
 
-func (r *real) Extend(shards []uint32, until time.Duration) {
+func (r *agentNode) Extend(shards []uint32, until time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, shard := range shards {
@@ -42,18 +42,18 @@ func (r *real) Extend(shards []uint32, until time.Duration) {
 	}
 }
 
-func (r *real) Stop(shard uint32, _ uint64) {
+func (r *agentNode) Stop(shard uint32, _ uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.until, shard)
 }
 
-func (r *real) Drain(_ context.Context, shard uint32, epoch uint64) error {
+func (r *agentNode) Drain(_ context.Context, shard uint32, epoch uint64) error {
 	r.Stop(shard, epoch)
 	return nil
 }
 
-func (r *real) count() int {
+func (r *agentNode) count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := 0
@@ -66,7 +66,7 @@ func (r *real) count() int {
 }
 
 // direct reaches the nodes of this process.
-type direct map[cluster.Incarnation]*real
+type direct map[cluster.Incarnation]*agentNode
 
 func (d direct) Offer(_ context.Context, to cluster.Member, from cluster.Incarnation, offers []owner.Offer) error {
 	if d[to.Incarnation] == nil {
@@ -99,14 +99,14 @@ func TestConsul(t *testing.T) {
 	store, peers, news, began := instant{newRows()}, direct{}, make(chan struct{}, 1), time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	var nodes []*real
+	var nodes []*agentNode
 	for _, name := range []string{"a", "b", "c"} {
 		a, err := consul.New(consul.Config{Cluster: "c", Address: agent.Addr()})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(a.Close)
-		n := &real{until: make(map[uint32]time.Duration), began: began, news: news}
+		n := &agentNode{until: make(map[uint32]time.Duration), began: began, news: news}
 		m := cluster.Member{Name: name, Incarnation: cluster.NewIncarnation(), Addr: "127.0.0.1:7411", Protocol: 1}
 		n.owner, err = owner.New(owner.Config{
 			Authority: a, Member: m, Record: cluster.Record{Shards: shards}, Store: store, Shards: n,
@@ -128,7 +128,7 @@ func TestConsul(t *testing.T) {
 		t.Cleanup(func() { _ = n.owner.Close(context.Background()) })
 	}
 	starting.Wait()
-	served := func(nodes ...*real) time.Duration {
+	served := func(nodes ...*agentNode) time.Duration {
 		t.Helper()
 		began := time.Now()
 		for {

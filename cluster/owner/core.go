@@ -2,6 +2,7 @@ package owner
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -158,14 +159,14 @@ func (c *core) stop(d lease.Stop) {
 		c.readAnew()
 	}
 	if d.Why != lease.GivenUp {
-		c.o.cfg.Logger.Warn("a shard is not answered for", "shard", d.Shard, "epoch", d.Epoch, "why", d.Why.String())
+		c.o.cfg.Logger.Warn("a shard is not answered for", slog.Any("shard", d.Shard), slog.Any("epoch", d.Epoch), slog.String("why", d.Why.String()))
 	}
 }
 
 func (c *core) stopAll() {
 	for shard, epoch := range c.serving {
 		if epoch != 0 {
-			c.o.cfg.Shards.Stop(uint32(shard), epoch) //nolint:gosec // at most keyspace.MaxShards
+			c.o.cfg.Shards.Stop(uint32(shard), epoch)
 			c.serving[shard], c.until[shard] = 0, 0
 		}
 	}
@@ -225,7 +226,7 @@ func (c *core) freshen() {
 	if fresh != c.fresh {
 		c.fresh, c.dirty = fresh, true
 		if !fresh && c.read {
-			c.o.cfg.Logger.Warn("the authority does not answer", "node", c.o.cfg.Member.Name)
+			c.o.cfg.Logger.Warn("the authority does not answer", slog.String("node", c.o.cfg.Member.Name))
 		}
 	}
 }

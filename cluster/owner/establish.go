@@ -35,7 +35,7 @@ func establish(ctx context.Context, a cluster.Authority, want cluster.Record, lo
 		}
 		if ctx.Err() == nil && err.Error() != said {
 			said = err.Error()
-			log.Warn("waiting for the authority", "err", err)
+			log.WarnContext(ctx, "waiting for the authority", slog.Any("err", err))
 		}
 		if !again.wait(ctx) {
 			return cluster.Record{}, fmt.Errorf("owner: waiting for the authority: %w (last: %w)", context.Cause(ctx), err)

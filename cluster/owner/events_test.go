@@ -14,11 +14,11 @@ var events = []struct {
 	bound time.Duration
 	play  func(w *world, nodes []*node) []*node
 }{
-	{"kill", 5 * time.Second, func(w *world, n []*node) []*node {
+	{"kill", 5 * time.Second, func(_ *world, n []*node) []*node {
 		n[1].kill()
 		return []*node{n[0], n[2]}
 	}},
-	{"kill the leader", 5 * time.Second, func(w *world, n []*node) []*node {
+	{"kill the leader", 5 * time.Second, func(_ *world, n []*node) []*node {
 		n[0].kill()
 		return n[1:]
 	}},

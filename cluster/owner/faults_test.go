@@ -200,8 +200,8 @@ func (w *world) looksRight(n *node) {
 			w.Errorf("%s knows no owner of shard %d", n.member.Name, shard)
 			continue
 		}
-		if real, answers := by.shards.answers(shard, w.clock()); !answers || real != epoch {
-			w.Errorf("%s sees shard %d#%d on %s, which answers: %t, #%d", n.member.Name, shard, epoch, m.Name, answers, real)
+		if served, answers := by.shards.answers(shard, w.clock()); !answers || served != epoch {
+			w.Errorf("%s sees shard %d#%d on %s, which answers: %t, #%d", n.member.Name, shard, epoch, m.Name, answers, served)
 		}
 	}
 }

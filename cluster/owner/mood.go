@@ -2,6 +2,7 @@ package owner
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/quern-io/quern/cluster"
@@ -59,7 +60,7 @@ func (c *core) setState() {
 	if c.o.state.Swap(state) == state {
 		return
 	}
-	c.o.cfg.Logger.Info("this node is now "+string(state), "node", c.o.cfg.Member.Name) //nolint:sloglint // one of a few
+	c.o.cfg.Logger.Info("this node is about something else now", slog.String("node", c.o.cfg.Member.Name), slog.String("state", string(state)))
 	c.dirty, c.place.wishes, c.place.stale, c.moves.look = true, true, true, true
 }
 
@@ -97,7 +98,7 @@ func (c *core) announcedNow(session cluster.Session, state cluster.State, err er
 	case session != c.session:
 	case err != nil:
 		c.mood.due = c.now() + announceAgain
-		c.o.cfg.Logger.Warn("announcing what this node is about failed", "err", err)
+		c.o.cfg.Logger.Warn("announcing what this node is about failed", slog.Any("err", err))
 	default:
 		c.mood.announced, c.place.stale = state, true
 	}
@@ -144,7 +145,7 @@ func (o *Owner) compare(ctx context.Context) (time.Duration, error) {
 	defer cancel()
 	skew, err := o.cfg.Skew(ctx)
 	if err != nil {
-		o.cfg.Logger.Debug("the clock could not be compared", "err", err)
+		o.cfg.Logger.DebugContext(ctx, "the clock could not be compared", slog.Any("err", err))
 	}
 	return skew, err
 }
@@ -158,9 +159,9 @@ func (c *core) compared(skew time.Duration) {
 	}
 	m.skewed, m.due, c.dirty, c.place.wishes = skewed, 0, true, true
 	if skewed {
-		c.o.cfg.Logger.Error("the clock is off, this node takes no shards", "node", c.o.cfg.Member.Name, "skew", skew)
+		c.o.cfg.Logger.Error("the clock is off, this node takes no shards", slog.String("node", c.o.cfg.Member.Name), slog.Duration("skew", skew))
 	} else {
-		c.o.cfg.Logger.Info("the clock is right again", "node", c.o.cfg.Member.Name, "skew", skew)
+		c.o.cfg.Logger.Info("the clock is right again", slog.String("node", c.o.cfg.Member.Name), slog.Duration("skew", skew))
 	}
 	c.setState()
 }

@@ -2,6 +2,7 @@ package owner
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -70,7 +71,7 @@ func (c *core) move(ctx context.Context) {
 	batches := make(map[cluster.Incarnation][]moving)
 	members := make(map[cluster.Incarnation]cluster.Member)
 	for i, epoch := range c.serving {
-		shard := uint32(i) //nolint:gosec // at most keyspace.MaxShards
+		shard := uint32(i)
 		if epoch == 0 || m.under[shard] || m.leaving == nil && len(m.under) >= movesAtOnce {
 			continue
 		}
@@ -123,7 +124,7 @@ func (o *Owner) hand(ctx context.Context, to cluster.Member, batch []moving, mus
 	if !nobody && o.cfg.Peers != nil {
 		err := o.offer(ctx, to, batch)
 		if offered = err == nil; !offered {
-			o.cfg.Logger.Warn("a member does not take an offer of shards", "node", to.Name, "err", err)
+			o.cfg.Logger.WarnContext(ctx, "a member does not take an offer of shards", slog.String("node", to.Name), slog.Any("err", err))
 		}
 		o.mail.post(func(c *core) { c.offeredNow(offered) })
 		if !offered && !must {
@@ -143,7 +144,7 @@ func (o *Owner) hand(ctx context.Context, to cluster.Member, batch []moving, mus
 		wg.Go(func() {
 			err := o.cfg.Shards.Drain(ctx, m.shard, m.epoch)
 			if err != nil {
-				o.cfg.Logger.Warn("a shard could not be drained", "shard", m.shard, "epoch", m.epoch, "err", err)
+				o.cfg.Logger.WarnContext(ctx, "a shard could not be drained", slog.Any("shard", m.shard), slog.Any("epoch", m.epoch), slog.Any("err", err))
 			}
 			o.mail.post(func(c *core) { c.drained(to, m, offered && err == nil) })
 		})
@@ -206,7 +207,7 @@ func (c *core) leave(gone chan<- error) {
 func (c *core) letGo() {
 	for shard, epoch := range c.serving {
 		if epoch != 0 {
-			c.do(c.m.GiveUp(c.now(), uint32(shard), lease.Clean{})) //nolint:gosec // at most keyspace.MaxShards
+			c.do(c.m.GiveUp(c.now(), uint32(shard), lease.Clean{}))
 		}
 	}
 }

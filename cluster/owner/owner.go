@@ -156,7 +156,8 @@ func (o *Owner) giveAll(ctx context.Context) error {
 	timer := time.NewTimer(leaveTimeout)
 	defer timer.Stop()
 	select {
-	case <-gone:
+	case err := <-gone:
+		return errors.Join(ErrNotGiven, err)
 	case <-o.closed:
 	case <-timer.C:
 	}

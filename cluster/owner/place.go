@@ -3,6 +3,7 @@ package owner
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/quern-io/quern/cluster"
@@ -81,10 +82,10 @@ func (p *place) read(c *core, read cluster.Placement) {
 	case err == nil:
 		p.adopt(c, r)
 	case errors.Is(err, placement.ErrDamaged):
-		c.o.cfg.Logger.Error("the placement is damaged and will be written anew", "err", err)
+		c.o.cfg.Logger.Error("the placement is damaged and will be written anew", slog.Any("err", err))
 		p.present = false
 	default:
-		c.o.cfg.Logger.Error("the placement cannot be read", "err", err)
+		c.o.cfg.Logger.Error("the placement cannot be read", slog.Any("err", err))
 		p.foreign = true
 	}
 }
@@ -118,7 +119,7 @@ func (c *core) wish() {
 	}
 	c.place.wishes = false
 	for shard := range c.want {
-		s := uint32(shard) //nolint:gosec // at most keyspace.MaxShards
+		s := uint32(shard)
 		want := c.place.known.Node(s) == c.o.cfg.Member.Name && (takes || c.serving[shard] != 0)
 		if want != c.want[shard] {
 			c.want[shard] = want
@@ -169,7 +170,7 @@ func (c *core) establish(ctx context.Context) {
 	p.establishing = true
 	want := c.record
 	want.Index, want.Base = 0, cluster.BaseEpoch(time.Now(), max(want.Base, o.known.highest()))
-	o.cfg.Logger.Warn("the cluster has no record and gets a new one", "epoch", want.Base)
+	o.cfg.Logger.WarnContext(ctx, "the cluster has no record and gets a new one", slog.Any("epoch", want.Base))
 	o.running.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 		_, err := o.cfg.Authority.Establish(ctx, want)
@@ -179,7 +180,7 @@ func (c *core) establish(ctx context.Context) {
 			p.establishing = false
 			if err != nil {
 				p.establishAt = c.now() + writeAgain
-				c.o.cfg.Logger.Warn("the cluster's record could not be written", "err", err)
+				c.o.cfg.Logger.WarnContext(ctx, "the cluster's record could not be written", slog.Any("err", err))
 				return
 			}
 			p.establish = false // unless the next table says again that there is none
@@ -229,7 +230,7 @@ func (c *core) plan(ctx context.Context) {
 	}
 	value, err := next.Encode()
 	if err != nil {
-		c.o.cfg.Logger.Error("the placement cannot be written", "err", err)
+		c.o.cfg.Logger.ErrorContext(ctx, "the placement cannot be written", slog.Any("err", err))
 		return
 	}
 	c.put(ctx, next, value)
@@ -300,11 +301,11 @@ func (c *core) placed(next *placement.Record, wrote uint64, err error) {
 	if err != nil {
 		// Whether it was written, and by whom else, the next table tells.
 		p.writeAt = c.now() + writeAgain
-		c.o.cfg.Logger.Warn("the placement was not written", "err", err)
+		c.o.cfg.Logger.Warn("the placement was not written", slog.Any("err", err))
 		return
 	}
 	c.o.stats.placements.Inc()
-	c.o.cfg.Logger.Info("placement", "version", next.Version())
+	c.o.cfg.Logger.Info("placement", slog.Any("version", next.Version()))
 	p.index, p.wrote, p.wroteAt, p.stale = wrote, wrote, c.now(), true
 	p.adopt(c, next)
 }

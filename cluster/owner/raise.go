@@ -2,6 +2,7 @@ package owner
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 
 	"github.com/quern-io/quern/cluster"
@@ -31,13 +32,13 @@ func (o *Owner) raise(ctx context.Context, raises []lease.Raise) func(*core) {
 	if len(requests) > 0 {
 		results, err := o.cfg.Store.Raise(ctx, requests)
 		if err != nil {
-			o.cfg.Logger.Warn("epochs could not be raised at the store", "err", err)
+			o.cfg.Logger.WarnContext(ctx, "epochs could not be raised at the store", slog.Any("err", err))
 			results = nil
 		}
 		for n, result := range results {
 			answers[at[n]] = verdict(requests[n], result, known[at[n]])
 			if result.Err != nil {
-				o.cfg.Logger.Error("the store refuses an epoch", "shard", requests[n].Shard, "epoch", requests[n].Epoch, "err", result.Err)
+				o.cfg.Logger.ErrorContext(ctx, "the store refuses an epoch", slog.Any("shard", requests[n].Shard), slog.Any("epoch", requests[n].Epoch), slog.Any("err", result.Err))
 			}
 		}
 	}

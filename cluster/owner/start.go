@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/quern-io/quern/cluster"
@@ -130,7 +131,7 @@ func (o *Owner) joinAtLast(ctx context.Context) (cluster.Session, error) {
 		if err == nil {
 			return session, nil
 		}
-		o.cfg.Logger.Warn("joining the cluster failed", "err", err)
+		o.cfg.Logger.WarnContext(ctx, "joining the cluster failed", slog.Any("err", err))
 		if !again.wait(ctx) {
 			return "", fmt.Errorf("owner: join: %w", errors.Join(ctx.Err(), err))
 		}
@@ -148,7 +149,7 @@ func (o *Owner) waitForName(ctx context.Context) error {
 			return nil
 		case err == nil && since.IsZero():
 			since = time.Now()
-			o.cfg.Logger.Info("waiting for the last process of this name to be missed", "node", other.Name, "addr", other.Addr)
+			o.cfg.Logger.InfoContext(ctx, "waiting for the last process of this name to be missed", slog.String("node", other.Name), slog.String("addr", other.Addr))
 		case err == nil && time.Since(since) > 2*o.cfg.CheckTTL:
 			return fmt.Errorf("%w: %s, incarnation %s at %s", ErrName, other.Name, other.Incarnation, other.Addr)
 		}

@@ -68,7 +68,7 @@ func (v *View) Owned() []int {
 func (v *View) index() {
 	places := make(map[cluster.Incarnation]int32, len(v.Members))
 	for i := range v.Members {
-		places[v.Members[i].Incarnation] = int32(i) //nolint:gosec // far fewer
+		places[v.Members[i].Incarnation] = int32(i)
 	}
 	v.owners = make([]int32, len(v.Shards))
 	for shard, r := range v.Shards {

@@ -3,6 +3,7 @@ package owner
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/quern-io/quern/cluster"
@@ -143,7 +144,7 @@ func (c *core) readTable(t cluster.Table) {
 	c.do(c.m.Read(c.now(), lease.Reading{Index: t.Index, Locks: locks}))
 	for shard := range c.routes {
 		if c.serving[shard] == 0 {
-			c.route(uint32(shard), c.routeOf(uint32(shard))) //nolint:gosec // at most keyspace.MaxShards
+			c.route(uint32(shard), c.routeOf(uint32(shard)))
 		}
 	}
 	c.place.read(c, t.Placement)
@@ -163,8 +164,8 @@ func (c *core) routeOf(shard uint32) Route {
 // written again; under one that does not fit nothing can be owned.
 func (c *core) readRecord(r *cluster.Record) {
 	var wrong error
-	switch {
-	case r == nil:
+	switch r {
+	case nil:
 		c.place.authorityBack(c)
 		c.do(c.m.Cluster(c.now(), "", c.record.Base))
 		c.place.establish = true
@@ -190,7 +191,7 @@ func (c *core) refuse(wrong error) {
 	}
 	c.refused, c.dirty, c.place.wishes = wrong, true, true
 	if wrong != nil {
-		c.o.cfg.Logger.Error("the cluster's record does not fit, this node owns nothing", "err", wrong)
+		c.o.cfg.Logger.Error("the cluster's record does not fit, this node owns nothing", slog.Any("err", wrong))
 		c.do(c.m.SessionLost(c.now()))
 		return
 	}
@@ -202,7 +203,7 @@ func (c *core) unreadable(what string, err error) {
 	if errors.Is(err, cluster.ErrRecord) {
 		c.refuse(err)
 	}
-	c.o.cfg.Logger.Debug("a read of the authority failed", "what", what, "err", err)
+	c.o.cfg.Logger.Debug("a read of the authority failed", slog.String("what", what), slog.Any("err", err))
 }
 
 // watchMembers reads the members again and again, until ctx ends.
@@ -256,7 +257,7 @@ func (o *Owner) keep(ctx context.Context, session cluster.Session) {
 				session = next
 				break
 			}
-			o.cfg.Logger.Warn("joining the cluster again failed", "err", err)
+			o.cfg.Logger.WarnContext(ctx, "joining the cluster again failed", slog.Any("err", err))
 			if !again.wait(ctx) {
 				return
 			}
@@ -321,7 +322,7 @@ func (c *core) sessionLost(s cluster.Session) {
 	if s == "" || s != c.session {
 		return
 	}
-	c.o.cfg.Logger.Warn("the session is lost", "session", string(s))
+	c.o.cfg.Logger.Warn("the session is lost", slog.String("session", string(s)))
 	c.session = ""
 	c.place.authorityBack(c)
 	c.do(c.m.SessionLost(c.now()))

@@ -86,7 +86,7 @@ func (w *world) boot(name string) *node {
 		Authority: n.client, Member: n.member, Record: cluster.Record{Shards: w.shards},
 		Store: n.store, Shards: n.shards, Peers: peers{n}, Shared: w.shared, Clock: n.clock,
 		Skew:   func(context.Context) (time.Duration, error) { n.mu.Lock(); defer n.mu.Unlock(); return n.skew, nil },
-		Logger: w.log.With("of", name),
+		Logger: w.log.With(slog.String("node", name)),
 	}
 	o, err := owner.New(cfg)
 	if err != nil {
