@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quern-io/quern/cluster"
 	"github.com/quern-io/quern/cluster/clustertest"
 )
 
@@ -92,10 +93,18 @@ func TestLateHandoff(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.settle(5*time.Second, a, b)
-		for i := 0; i < len(states); i += 20 {
-			w.twin.Restore(states[i])
-			w.run(3 * time.Second)
+		// Then all goes back to a, and b is there still.
+		if err := b.owner.Announce(w.Context(), cluster.Draining); err != nil {
+			t.Fatal(err)
 		}
-		w.settle(60*time.Second, a, b)
+		w.settle(5*time.Second, a)
+		for i := 0; i < len(states); i += 3 {
+			// The owner does not see it, and trusts its locks for a while.
+			a.client.Stall()
+			w.twin.Restore(states[i])
+			w.run(300 * time.Millisecond)
+			a.client.Resume()
+			w.settle(30*time.Second, a)
+		}
 	})
 }
