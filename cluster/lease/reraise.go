@@ -15,8 +15,13 @@ func (m *Machine) Reraised(at time.Duration, shard uint32, epoch uint64) []Decis
 		if s.memory != 0 && epoch > s.memory {
 			s.memory = epoch
 		}
-		if h := s.hold; h != nil && h.serving && epoch > h.epoch {
+		switch h := s.hold; {
+		case h == nil:
+		case h.serving && epoch > h.epoch:
 			h.epoch, h.replaced, h.behind = epoch, epoch, true
+		case !h.serving && epoch >= h.epoch:
+			// It was raised in the last moment of an earlier time, and is used up.
+			h.stale, h.raised, h.keep = true, false, false
 		}
 		s.highest = max(s.highest, epoch)
 	})

@@ -31,6 +31,7 @@ type core struct {
 	// this node has, and who owns it.
 	want    []bool
 	serving []uint64
+	began   []uint64 // the epoch of the last Serve
 	until   []time.Duration
 	times   []int64
 	current []uint64
@@ -55,7 +56,7 @@ func newCore(o *Owner) (*core, error) {
 	n := r.Shards
 	c := &core{
 		o: o, m: m, record: o.record, dirty: true, mood: mood{intent: cluster.Ready, announced: cluster.Joining},
-		want: make([]bool, n), serving: make([]uint64, n), until: make([]time.Duration, n),
+		want: make([]bool, n), serving: make([]uint64, n), began: make([]uint64, n), until: make([]time.Duration, n),
 		times: make([]int64, n), current: make([]uint64, n), routes: make([]Route, n),
 	}
 	c.place.known, c.place.back = placement.New(n), make(map[string]bool)
@@ -142,7 +143,7 @@ func (c *core) serve(d lease.Serve) {
 		c.current[d.Shard] = d.Epoch
 	}
 	o.known.note(d.Shard, d.Epoch, o.cfg.Member.Incarnation)
-	c.serving[d.Shard], c.until[d.Shard] = d.Epoch, d.Until
+	c.serving[d.Shard], c.began[d.Shard], c.until[d.Shard] = d.Epoch, d.Epoch, d.Until
 	c.route(d.Shard, Route{o.cfg.Member.Incarnation, d.Epoch})
 	c.moves.look = true
 	if d.Inherit.Handoff == "" && !d.Inherit.Keep {
@@ -192,6 +193,11 @@ func (c *core) route(shard uint32, r Route) {
 
 func (c *core) reraised(shard uint32, epoch uint64) {
 	c.o.known.note(shard, epoch, c.o.cfg.Member.Incarnation)
+	if int(shard) < len(c.began) && c.serving[shard] == epoch && c.began[shard] == epoch {
+		// The runtime had it before it was told to serve under it, and does not.
+		c.do(c.m.Fenced(c.now(), shard, epoch, epoch))
+		return
+	}
 	c.do(c.m.Reraised(c.now(), shard, epoch))
 	if int(shard) >= len(c.serving) || epoch < c.serving[shard] {
 		return

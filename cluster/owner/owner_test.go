@@ -244,3 +244,15 @@ func TestLeaveThatCannot(t *testing.T) {
 		}
 	})
 }
+
+// TestClose: who is closed answers for nothing any more.
+func TestClose(t *testing.T) {
+	t.Parallel()
+	bubble(t, 1, 32, true, func(w *world) {
+		a := w.start("a")
+		w.settle(5*time.Second, a)
+		if err := a.owner.Close(w.Context()); err != nil || a.count() != 0 {
+			t.Errorf("it answers for %d shards: %v", a.count(), err)
+		}
+	})
+}

@@ -81,7 +81,7 @@ func (w *world) boot(name string) *node {
 	if !w.shared {
 		n.store = newRows()
 	}
-	n.shards = &fakeShards{n: n, served: make(map[uint32]owner.Serving)}
+	n.shards = &fakeShards{n: n, served: make(map[uint32]owner.Serving), last: make(map[uint32]uint64)}
 	cfg := owner.Config{
 		Authority: n.client, Member: n.member, Record: cluster.Record{Shards: w.shards},
 		Store: n.store, Shards: n.shards, Peers: peers{n}, Shared: w.shared, Clock: n.clock,
@@ -275,6 +275,7 @@ type fakeShards struct {
 	mu     sync.Mutex
 	dead   bool
 	served map[uint32]owner.Serving
+	last   map[uint32]uint64
 	// drains is how long one takes.
 	drains time.Duration
 }
@@ -282,8 +283,9 @@ type fakeShards struct {
 func (f *fakeShards) Serve(s owner.Serving) {
 	f.n.w.witness.serves(f.n, s)
 	f.mu.Lock()
-	if !f.dead {
-		f.served[s.Shard] = s
+	// A runtime does not serve under an epoch that it had.
+	if !f.dead && s.Epoch > f.last[s.Shard] {
+		f.served[s.Shard], f.last[s.Shard] = s, s.Epoch
 	}
 	f.mu.Unlock()
 	f.n.w.witness.look(s.Shard)
@@ -353,6 +355,7 @@ func (f *fakeShards) reraise(shard uint32) {
 		now.Epoch++
 		f.served[shard] = now
 	}
+	f.last[shard] = max(f.last[shard], s.Epoch+1)
 	f.mu.Unlock()
 	f.n.w.witness.rose(f.n, shard, s.Epoch+1)
 	f.n.owner.Reraised(shard, s.Epoch+1)
