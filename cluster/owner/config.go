@@ -11,6 +11,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 
 	"github.com/quern-io/quern/cluster"
+	"github.com/quern-io/quern/internal/boottime"
 )
 
 // MaxSkew is by how much the clock of a node may differ from the store's or
@@ -150,7 +151,7 @@ func (c *Config) validate() error {
 	}
 	c.CheckTTL = cmp.Or(c.CheckTTL, cluster.DefaultCheckTTL)
 	if c.Clock == nil {
-		c.Clock = boottime
+		c.Clock = boottime.Now
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
