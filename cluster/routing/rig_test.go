@@ -2,6 +2,7 @@ package routing_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -40,7 +41,6 @@ type world struct {
 	owners   map[uint32]routing.Owner
 	changed  chan struct{}
 	nodes    map[string]*node
-	stale    bool
 	events   map[string]map[chan int64]struct{}
 	opened   int
 }
@@ -90,9 +90,39 @@ type node struct {
 	local *local
 	srv   *server.Server
 
-	mu     sync.Mutex // guards what follows
-	wrong  map[uint32]routing.Owner
-	frozen *view
+	mu      sync.Mutex // guards what follows
+	wrong   map[uint32]routing.Owner
+	frozen  *view
+	streams []frame.Stream // to other nodes
+	cut     bool           // none can be reached
+}
+
+// dialPeer opens a stream to another node that the test can break.
+func (n *node) dialPeer(ctx context.Context, addr string) (frame.Stream, error) {
+	n.mu.Lock()
+	cut := n.cut
+	n.mu.Unlock()
+	if cut {
+		return nil, errors.New("cut")
+	}
+	f, err := routing.DialTCP(ctx, addr)
+	if err == nil {
+		n.mu.Lock()
+		n.streams = append(n.streams, f)
+		n.mu.Unlock()
+	}
+	return f, err //nolint:wrapcheck // a test's
+}
+
+// breakStreams breaks all streams to other nodes.
+func (n *node) breakStreams() {
+	n.mu.Lock()
+	all := n.streams
+	n.streams = nil
+	n.mu.Unlock()
+	for _, f := range all {
+		f.Close()
+	}
 }
 
 // local is a node's own runtime.
@@ -101,7 +131,13 @@ type local struct {
 	epochs [shards]atomic.Uint64 // 0: not served
 	calls  atomic.Int64
 	// hang, where not nil, takes operations that are never answered.
-	hang atomic.Pointer[chan *handles.Operation]
+	hang atomic.Pointer[chan hung]
+}
+
+// hung is an operation that has no answer.
+type hung struct {
+	op   *handles.Operation
+	done handles.Completer
 }
 
 func (n *node) view() routing.View {
@@ -169,7 +205,7 @@ func (w *world) start(tb testing.TB, name string) *node {
 	tb.Helper()
 	n := &node{world: w, name: name}
 	n.local = &local{node: n}
-	r, err := routing.New(routing.Config{Local: n.local, View: n.view})
+	r, err := routing.New(routing.Config{Local: n.local, View: n.view, Dial: n.dialPeer})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -315,7 +351,7 @@ var errNotOwner = failure.New(failure.NotOwner, "not here").After(5 * time.Milli
 func (l *local) SubmitWait(op *handles.Operation, _ time.Time, done handles.Completer) func(bool) {
 	l.calls.Add(1)
 	if hang := l.hang.Load(); hang != nil {
-		*hang <- op
+		*hang <- hung{op, done}
 		return nil
 	}
 	key := op.Key

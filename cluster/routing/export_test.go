@@ -1,0 +1,25 @@
+package routing
+
+// What tests look at.
+var DialTCP = dialTCP
+
+const (
+	HoldTasks = holdTasks
+	HoldTime  = holdTime
+	LinkRefs  = linkRefs
+	Silence   = silence + patience
+)
+
+// Held is how many operations wait for an owner, Passed how many were handed to
+// other nodes.
+func (r *Router) Held() int      { return r.hold.count() }
+func (r *Router) Passed() uint64 { return r.counts.passed.Get() }
+
+// Learn is what an error of another node teaches.
+func (r *Router) Learn(shard uint32, o Owner, viewed bool) bool {
+	return r.table.learn(shard, o, viewed, r.peerOf)
+}
+
+// Vacate and At are of the table.
+func (r *Router) Vacate(shard uint32) bool { return r.table.vacate(shard) }
+func (r *Router) At(shard uint32) Owner    { return r.table.at(shard).owner }
