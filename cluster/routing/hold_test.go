@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/quern-io/quern/cluster/routing"
@@ -219,6 +220,48 @@ func TestSilentOwnerIsGivenUp(t *testing.T) {
 			t.Errorf("after %v", last)
 		}
 		mu.Unlock()
+		n.end(t)
+	})
+}
+
+// TestWindowIsKept: an owner is never sent more than its window, whoever asks.
+func TestWindowIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSilentStream()
+		n := alone(t, func(context.Context, string) (frame.Stream, error) { return s, nil })
+		n.Learn(1, routing.Owner{Node: "b", Addr: "b:1", Epoch: 1}, false)
+		n.Router.Submit(addOf(keyOf(1, 0)), time.Time{}, nothing{}) // connects
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var all sync.WaitGroup
+		for range 100 {
+			all.Go(func() { _ = n.Router.Invoke(ctx, addOf(keyOf(1, 0))) })
+			n.Router.Submit(addOf(keyOf(1, 0)), time.Time{}, nothing{})
+		}
+		for range 5 {
+			all.Go(func() { _ = n.Router.Invoke(ctx, acquireOf(keyOf(1, 0))) })
+		}
+		time.Sleep(time.Second / 2) //nolint:forbidigo // in a bubble
+		adds, waits := 0, 0
+		for len(s.sent) > 0 {
+			var q quernv1.GrainServiceStreamRequest
+			if err := proto.Unmarshal(<-s.sent, &q); err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range q.GetOperations() {
+				if o.GetMethod() == 1 {
+					adds++
+				} else {
+					waits++
+				}
+			}
+		}
+		if adds != 100 || waits != 5 {
+			t.Errorf("%d and %d operations were sent", adds, waits)
+		}
+		all.Wait()
 		n.end(t)
 	})
 }

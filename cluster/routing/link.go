@@ -140,7 +140,7 @@ func (l *link) put(t *task) *failure.Error {
 		w.link = l
 		w.mu.Unlock()
 	}
-	if t.wait == nil && l.owed >= int(l.hello.GetWindow()) {
+	if !t.windowless() && l.owed >= int(l.hello.GetWindow()) {
 		if t.bytes == 0 {
 			t.bytes = t.size()
 		}
@@ -274,9 +274,10 @@ func (l *link) take(t *task) uint64 {
 		l.tasks = append(l.tasks, t)
 		t.id = uint64(len(l.tasks))
 	}
-	if t.wait == nil {
+	if !t.windowless() {
 		l.owed++
-	} else {
+	}
+	if t.wait != nil {
 		l.waits[t] = t.id
 	}
 	return t.id
@@ -284,11 +285,10 @@ func (l *link) take(t *task) uint64 {
 
 // release takes the id back. What was given up under it must not hit another.
 func (l *link) release(t *task) {
-	if t.wait == nil {
+	if !t.windowless() {
 		l.owed--
-	} else {
-		delete(l.waits, t)
 	}
+	delete(l.waits, t)
 	l.tasks[t.id-1] = nil
 	l.free = append(l.free, t.id)
 	if len(l.cancels) > 0 {
@@ -313,12 +313,14 @@ func (l *link) endWaits() {
 	l.mu.Lock()
 	var all []*task
 	for t, id := range l.waits {
-		dead := &task{router: l.router, dead: true, wait: new(waiting), id: id, shard: t.shard}
-		l.tasks[id-1] = dead
+		if !t.windowless() {
+			continue
+		}
+		l.tasks[id-1] = &task{router: l.router, op: &handles.Operation{Method: t.op.Method}, dead: true, id: id, shard: t.shard}
 		l.cancels = append(l.cancels, cancelled{id: id})
 		all = append(all, t)
+		delete(l.waits, t)
 	}
-	clear(l.waits)
 	l.mu.Unlock()
 	l.rouse()
 	for _, t := range all {

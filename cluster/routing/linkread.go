@@ -43,9 +43,12 @@ func (l *link) pump() {
 	for l.queue.first != nil && l.owed < int(l.hello.GetWindow()) {
 		t := l.queue.pop()
 		var refused *failure.Error
-		if t.late(now) {
+		switch {
+		case t.givenUp():
+			refused = errGivenUp
+		case t.late(now):
 			refused = failure.New(failure.DeadlineExceeded, "the deadline passed before the operation was begun")
-		} else {
+		default:
 			refused = l.encode(t)
 		}
 		if refused != nil {

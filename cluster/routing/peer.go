@@ -100,7 +100,9 @@ func (p *peer) run() {
 		p.link.Store(nil)
 	}
 	p.paused(l != nil && time.Since(began) > mostPause)
-	if l != nil {
+	if l == nil {
+		r.log.Debug("cannot connect to a node", slog.String("addr", p.addr), slog.Any("err", err))
+	} else {
 		r.log.Info("lost the connection to a node", slog.String("addr", p.addr), slog.Any("err", err))
 		l.broke()
 	}

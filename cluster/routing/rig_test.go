@@ -43,6 +43,7 @@ type world struct {
 	nodes    map[string]*node
 	events   map[string]map[chan int64]struct{}
 	opened   int
+	echo     bool // nodes answer at once, without a state
 }
 
 type fakeLock struct {
@@ -205,7 +206,11 @@ func (w *world) start(tb testing.TB, name string) *node {
 	tb.Helper()
 	n := &node{world: w, name: name}
 	n.local = &local{node: n}
-	r, err := routing.New(routing.Config{Local: n.local, View: n.view, Dial: n.dialPeer})
+	var to routing.Local = n.local
+	if w.echo {
+		to = echo{n.local}
+	}
+	r, err := routing.New(routing.Config{Local: to, View: n.view, Dial: n.dialPeer})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -228,6 +228,7 @@ func (r *Router) peerOf(o Owner) *peer {
 
 // retire closes the streams to nodes that have left and own nothing.
 func (r *Router) retire(v View) {
+	r.table.mu.Lock() // nobody finds a way that is closed just now
 	used := make(map[string]bool)
 	for _, m := range v.Members() {
 		used[m.Addr] = true
@@ -244,6 +245,7 @@ func (r *Router) retire(v View) {
 		}
 	}
 	r.mu.Unlock()
+	r.table.mu.Unlock()
 	for _, p := range gone {
 		p.leave()
 		r.forget(p.addr)
@@ -369,7 +371,7 @@ func (r *Router) EndWaits() {
 			l.endWaits()
 		}
 	}
-	for _, t := range r.hold.take(func(t *task) bool { return t.wait != nil }) {
+	for _, t := range r.hold.take(func(t *task) bool { return t.wait != nil && t.op.MayWait() }) {
 		t.end(0, t.verdict(errStopping))
 	}
 }

@@ -293,6 +293,9 @@ func (r *Router) failed(t *task) {
 	t.end(t.origin.Epoch, err)
 }
 
+// windowless says that the owner does not count the task in the stream's window.
+func (t *task) windowless() bool { return t.kind == taskOperation && t.op.Method.Waits }
+
 // size is about what the task holds in memory.
 func (t *task) size() int {
 	if t.kind != taskOperation {
