@@ -92,7 +92,7 @@ func BenchmarkPass(b *testing.B) {
 				c.InvokeAll(b.Context(), ops)
 			}
 			b.StopTimer()
-			b.ReportMetric(float64((machine.CPUTime() - before).Nanoseconds())/float64(max(b.N, batch)), "cpu-ns/op")
+			b.ReportMetric(float64((machine.CPUTime()-before).Nanoseconds())/float64(max(b.N, batch)), "cpu-ns/op")
 			for _, op := range ops {
 				if op.Err != nil {
 					b.Fatal(op.Err)

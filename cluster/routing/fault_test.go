@@ -128,6 +128,56 @@ func addOf(key string) *handles.Operation {
 	}
 }
 
+// TestMovingShard: what its owner refuses while it gives the shard away goes on at
+// the next one, however it came; no client has to try again.
+func TestMovingShard(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		at      string
+		options client.Options
+	}{
+		"here, by stream":      {"b", client.Options{Patience: -1}},
+		"here, by itself":      {"b", client.Options{Unary: true}},
+		"elsewhere, by stream": {"a", client.Options{Patience: -1}},
+		"elsewhere, by itself": {"a", client.Options{Unary: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w, _, b, _ := three(t)
+			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+			defer cancel()
+			at := w.nodes[test.at]
+			cl := at.dial(t, test.options)
+			key := keyOf(1, 0)
+			if _, err := handles.NewCounter(cl, key).Add(ctx, 1); err != nil {
+				t.Fatal(err)
+			}
+			b.local.moving.Store(true)
+			calls := b.local.calls.Load()
+			ended := make(chan error, 2)
+			go func() {
+				_, err := handles.NewCounter(cl, key).Add(ctx, 1)
+				ended <- err
+			}()
+			go func() {
+				q := &quernv1.LockServiceAcquireRequest{Key: key, Owner: "o"}
+				ended <- cl.Invoke(ctx, &handles.Operation{Method: handles.LockAcquire, Key: key, Request: q, Reply: &quernv1.LockServiceAcquireResponse{}})
+			}()
+			until(t, func() bool { return b.local.calls.Load() >= calls+2 })
+			w.give("c", 1)
+			for range 2 {
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+			}
+			if got := w.value(key); got != 2 {
+				t.Errorf("the counter is %d", got)
+			}
+			b.local.moving.Store(false)
+		})
+	}
+}
+
 // TestUnreachableOwner: what was never handed over is not done, and goes on when the
 // owner can be reached.
 func TestUnreachableOwner(t *testing.T) {

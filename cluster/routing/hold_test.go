@@ -144,6 +144,7 @@ type silentStream struct {
 	cancel context.CancelFunc
 	hello  chan []byte
 	sent   chan []byte
+	stuck  bool // Send does not return
 }
 
 func newSilentStream() *silentStream {
@@ -158,8 +159,12 @@ func (s *silentStream) Context() context.Context { return s.ctx }
 func (s *silentStream) Close()                   { s.cancel() }
 
 func (s *silentStream) Send(b []byte) error {
+	sent := s.sent
+	if s.stuck {
+		sent = nil
+	}
 	select {
-	case s.sent <- append([]byte(nil), b...):
+	case sent <- append([]byte(nil), b...):
 		return nil
 	case <-s.ctx.Done():
 		return io.ErrClosedPipe
@@ -220,6 +225,41 @@ func TestSilentOwnerIsGivenUp(t *testing.T) {
 			t.Errorf("after %v", last)
 		}
 		mu.Unlock()
+		n.end(t)
+	})
+}
+
+// TestWhatWasNotWrittenIsNotDone: operations behind a frame that is being sent when
+// the stream breaks.
+func TestWhatWasNotWrittenIsNotDone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSilentStream()
+		s.stuck = true
+		first := true
+		n := alone(t, func(context.Context, string) (frame.Stream, error) {
+			if !first {
+				return nil, errors.New("cut")
+			}
+			first = false
+			return s, nil
+		})
+		n.Learn(1, routing.Owner{Node: "b", Addr: "b:1", Epoch: 1}, false)
+		ended := make(chan error, 3)
+		submit := func() {
+			n.Router.Submit(addOf(keyOf(1, 0)), time.Time{}, completer(func(_ uint64, err error) { ended <- err }))
+			synctest.Wait()
+		}
+		submit()                          // goes out behind the hello, and is stuck
+		time.Sleep(20 * time.Millisecond) //nolint:forbidigo // in a bubble
+		submit()
+		submit()
+		s.Close()
+		for i, want := range []failure.Reason{failure.OutcomeUnknown, failure.Moving, failure.Moving} {
+			if err := <-ended; !errors.Is(err, want) {
+				t.Errorf("%d: %v, want %v", i, err, want)
+			}
+		}
 		n.end(t)
 	})
 }

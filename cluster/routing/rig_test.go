@@ -131,6 +131,7 @@ type local struct {
 	node   *node
 	epochs [shards]atomic.Uint64 // 0: not served
 	calls  atomic.Int64
+	moving atomic.Bool // everything is refused with MOVING
 	// hang, where not nil, takes operations that are never answered.
 	hang atomic.Pointer[chan hung]
 }
@@ -365,6 +366,10 @@ func (l *local) SubmitWait(op *handles.Operation, _ time.Time, done handles.Comp
 	}
 	shard := keyspace.Shard(key, shards)
 	w := l.node.world
+	if l.moving.Load() {
+		done.Completed(1, failure.New(failure.Moving, "it moves").After(time.Millisecond))
+		return nil
+	}
 	w.mu.Lock()
 	epoch := l.epochs[shard].Load()
 	op.Origin = handles.Origin{Node: l.node.name, Shard: shard, Epoch: epoch}
