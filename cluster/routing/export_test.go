@@ -1,5 +1,7 @@
 package routing
 
+import "github.com/quern-io/quern/failure"
+
 // What tests look at.
 var DialTCP = dialTCP
 
@@ -19,6 +21,9 @@ func (r *Router) Passed() uint64 { return r.counts.passed.Get() }
 func (r *Router) Learn(shard uint32, o Owner, viewed bool) bool {
 	return r.table.learn(shard, o, viewed, r.peerOf)
 }
+
+// Heard is what an error of another node teaches, with what follows.
+func (r *Router) Heard(o failure.Owner) { r.learn(&o) }
 
 // Vacate and At are of the table.
 func (r *Router) Vacate(shard uint32) bool { return r.table.vacate(shard) }

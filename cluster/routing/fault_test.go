@@ -328,10 +328,11 @@ func TestWatchIsPassedOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-seen
-	w.give("c", 1)
+	a.Heard(failure.Owner{Shard: 1, Node: "c", Addr: w.nodes["c"].srv.GRPCAddr(), Epoch: 2}) // b has not noticed
 	if err := <-ended; !errors.Is(err, failure.NotOwner) {
 		t.Errorf("ended with %v", err)
 	}
+	w.give("c", 1)
 	values := make(chan int64, 16)
 	go func() {
 		for e, err := range handles.NewCounter(a.dial(t, client.Options{}), key).Watch(ctx) {
