@@ -113,4 +113,3 @@ func (p passed) CloseSession(shard uint32, id string, done func(uint64, error)) 
 	p.router.CloseSession(shard, id, done)
 }
 func (passed) Ready() error { return nil }
-

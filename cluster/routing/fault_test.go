@@ -58,7 +58,8 @@ func TestOwnersChangeUnderLoad(t *testing.T) {
 		shard := rand.N(uint32(shards))
 		w.take(shard) // refused by its owner before anybody is told
 		a.breakStreams()
-		<-time.After(5 * time.Millisecond)
+		before := w.applied()
+		until(t, func() bool { return w.applied() > before+20 })
 		w.give(names[rand.N(3)], shard)
 	}
 	close(stop)
@@ -104,7 +105,7 @@ func TestOwnerIsLostWithWhatItHas(t *testing.T) {
 			op := addOf(keyOf(1, 0))
 			test.change(op)
 			ended := make(chan error, 1)
-			go func() { ended <- a.Router.Invoke(ctx, op) }()
+			go func() { ended <- a.Invoke(ctx, op) }()
 			lost := <-hang
 			w.give("c", 1)
 			a.breakStreams()
@@ -196,7 +197,7 @@ func TestUnreachableOwner(t *testing.T) {
 		return len(a.streams) == 0
 	})
 	ended := make(chan error, 1)
-	go func() { ended <- a.Router.Invoke(ctx, addOf(key)) }()
+	go func() { ended <- a.Invoke(ctx, addOf(key)) }()
 	until(t, func() bool { return a.Held() == 1 })
 	a.mu.Lock()
 	a.cut = false
@@ -221,7 +222,7 @@ func TestTablesThatContradictEachOther(t *testing.T) {
 	w.give("a", 0) // a change, which all take with what is wrong
 	until(t, func() bool { return a.At(1).Node == "b" && b.At(1).Node == "c" && c.At(1).Node == "a" })
 	ended := make(chan error, 1)
-	go func() { ended <- a.Router.Invoke(ctx, addOf(keyOf(1, 0))) }()
+	go func() { ended <- a.Invoke(ctx, addOf(keyOf(1, 0))) }()
 	until(t, func() bool { return a.Passed() >= 3 })
 	if all := a.Passed() + b.Passed() + c.Passed(); all > 40 {
 		t.Errorf("it was passed on %d times", all)

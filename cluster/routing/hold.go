@@ -91,6 +91,7 @@ func (r *Router) keep(t *task) {
 			t.until = t.deadline
 		}
 		t.bytes = t.size()
+		r.holding.Do(func() { r.goes(r.release) })
 		r.counts.held.Inc()
 	}
 	w := t.wait
@@ -211,7 +212,7 @@ func (r *Router) send(t *task) *link {
 
 // unput is what follows where a link does not take a task.
 func (r *Router) unput(t *task, refused *failure.Error) {
-	if refused == errBroken { //nolint:errorlint // it is never wrapped
+	if refused == errBroken {
 		r.unsent(t)
 		return
 	}

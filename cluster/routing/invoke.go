@@ -3,6 +3,7 @@ package routing
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
@@ -44,7 +45,7 @@ func (r *Router) forward(ctx context.Context, op *handles.Operation, shard uint3
 		t.refused(r, r.self, refused)
 		r.keep(t)
 	} else {
-		r.pass(t)
+		r.pass(t) //nolint:contextcheck // streams outlive their first operation
 	}
 	select {
 	case <-i.over:
@@ -68,25 +69,73 @@ func gaveUp(ctx context.Context) error {
 
 // InvokeAll implements handles.Batcher.
 func (r *Router) InvokeAll(ctx context.Context, ops []*handles.Operation) {
-	if all, ok := r.local.(handles.Batcher); ok && r.allHere(ops) {
-		all.InvokeAll(ctx, ops)
-		return
+	g := &gathering{items: make([]gatheredOp, len(ops)), over: make(chan struct{})}
+	g.left = len(ops) + 1
+	deadline, _ := ctx.Deadline()
+	for i, op := range ops {
+		item := &g.items[i]
+		item.of, item.op = g, *op
+		item.op.Placed, item.op.Passage = false, nil
+		if op.Method.Waits || op.Method.Many || ctx.Err() != nil {
+			go func() { item.ended(r.Invoke(ctx, &item.op)) }()
+			continue
+		}
+		item.op.Origin = handles.Origin{Shard: keyspace.Shard(op.Key, r.shards)}
+		item.op.Placed = true
+		r.Submit(&item.op, deadline, item) //nolint:contextcheck // as in forward
 	}
-	each := func(ctx context.Context, op *handles.Operation) error { return r.Invoke(ctx, op) }
-	handles.InvokeAll(ctx, invoker(each), ops)
+	g.arrive()
+	select {
+	case <-g.over:
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i, op := range ops {
+		item := &g.items[i]
+		if !item.done {
+			op.Err = gaveUp(ctx)
+			continue
+		}
+		op.Origin, op.Err = item.op.Origin, item.err
+	}
 }
 
-// invoker makes each operation a call of its own.
-type invoker func(context.Context, *handles.Operation) error
+// gathering is what InvokeAll waits for. It may be left behind.
+type gathering struct {
+	items []gatheredOp
+	over  chan struct{} // closed when all are answered
 
-// Invoke implements handles.Invoker.
-func (f invoker) Invoke(ctx context.Context, op *handles.Operation) error { return f(ctx, op) }
+	mu   sync.Mutex // guards what follows, and done and err of the items
+	left int        // items that are not answered, and one for InvokeAll
+}
 
-func (r *Router) allHere(ops []*handles.Operation) bool {
-	for _, op := range ops {
-		if op.Method.Many || !r.here(keyspace.Shard(op.Key, r.shards)) {
-			return false
-		}
+// gatheredOp is one of its operations: the caller's own may be used again when it has
+// left.
+type gatheredOp struct {
+	of   *gathering
+	op   handles.Operation
+	done bool
+	err  error
+}
+
+// Completed implements handles.Completer.
+func (i *gatheredOp) Completed(epoch uint64, err error) {
+	i.op.Origin.Epoch = epoch
+	i.ended(err)
+}
+
+func (i *gatheredOp) ended(err error) {
+	i.of.mu.Lock()
+	i.done, i.err = true, err
+	i.of.mu.Unlock()
+	i.of.arrive()
+}
+
+func (g *gathering) arrive() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.left--; g.left == 0 {
+		close(g.over)
 	}
-	return true
 }

@@ -51,7 +51,6 @@ type link struct {
 
 	// Of the reader: what the frame under way has answered.
 	answers taskList
-	broken  bool // broke has run
 
 	mu    sync.Mutex // guards what follows
 	ended bool

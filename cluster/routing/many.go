@@ -53,7 +53,7 @@ func (r *Router) invokeMany(ctx context.Context, op *handles.Operation) error {
 	i := &invocation{op: *op, over: make(chan struct{})}
 	i.op.Placed, i.op.Passage = false, nil
 	deadline, _ := ctx.Deadline()
-	r.Submit(&i.op, deadline, i)
+	r.Submit(&i.op, deadline, i) //nolint:contextcheck // as in forward
 	select {
 	case <-i.over:
 	case <-ctx.Done():
@@ -97,7 +97,7 @@ func (r *Router) submitMany(op *handles.Operation, deadline time.Time, done hand
 			p = s.part(in, shard)
 			byShard[shard] = p
 		}
-		p.request.Keys, p.places = append(p.request.Keys, key), append(p.places, int32(i)) //nolint:gosec // at most MaxManyKeys
+		p.request.Keys, p.places = append(p.request.Keys, key), append(p.places, int32(i))
 		if in.GetDeltas() != nil {
 			p.request.Deltas = append(p.request.Deltas, in.GetDeltas()[i])
 		}

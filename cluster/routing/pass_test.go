@@ -168,6 +168,42 @@ func until(t *testing.T, ok func() bool) {
 		if time.Now().After(end) {
 			t.Fatal("it does not come to pass")
 		}
-		<-time.After(time.Millisecond)
+		<-time.After(time.Millisecond) //nolint:forbidigo // looks again
 	}
+}
+
+// TestInvokeAll: operations on keys of all nodes, and one that is given up.
+func TestInvokeAll(t *testing.T) {
+	t.Parallel()
+	w, a, _, _ := three(t)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	var ops []*handles.Operation
+	for shard := range uint32(shards) {
+		ops = append(ops, addOf(keyOf(shard, 0)))
+	}
+	a.Router.InvokeAll(ctx, ops)
+	for shard, op := range ops {
+		want := handles.Origin{Node: []string{"a", "b", "c"}[shard%3], Shard: uint32(shard), Epoch: 1}
+		if op.Err != nil || op.Origin != want || w.value(op.Key) != 1 {
+			t.Errorf("%s: %v by %v, the counter is %d", op.Key, op.Err, op.Origin, w.value(op.Key))
+		}
+	}
+	w.mu.Lock()
+	w.lock(ops[1].Key).held = true
+	w.mu.Unlock()
+	short, leave := context.WithCancel(ctx)
+	ops = []*handles.Operation{addOf(ops[1].Key), acquireOf(ops[1].Key)}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.Router.InvokeAll(short, ops)
+	}()
+	until(t, func() bool { return w.waiters(ops[1].Key) == 1 && w.value(ops[0].Key) == 2 })
+	leave()
+	<-ended
+	if !errors.Is(ops[1].Err, failure.Canceled) {
+		t.Errorf("given up: %v", ops[1].Err)
+	}
+	until(t, func() bool { return w.waiters(ops[1].Key) == 0 })
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -43,6 +44,7 @@ type world struct {
 	nodes    map[string]*node
 	events   map[string]map[chan int64]struct{}
 	opened   int
+	adds     int64
 	echo     bool // nodes answer at once, without a state
 }
 
@@ -153,12 +155,8 @@ func (n *node) view() routing.View {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	v := &view{owners: make(map[uint32]routing.Owner), fresh: true, changed: w.changed}
-	for shard, o := range w.owners {
-		v.owners[shard] = o
-	}
-	for shard, o := range wrong {
-		v.owners[shard] = o
-	}
+	maps.Copy(v.owners, w.owners)
+	maps.Copy(v.owners, wrong)
 	for _, other := range w.nodes {
 		addr := ""
 		if other.srv != nil {
@@ -229,6 +227,7 @@ func (w *world) start(tb testing.TB, name string) *node {
 }
 
 func (n *node) stop(tb testing.TB) {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()
 	if err := n.srv.Stop(ctx); err != nil {
@@ -480,12 +479,12 @@ func (w *world) apply(n *node, op *handles.Operation) error {
 			delta = in.GetDelta()
 		}
 		w.add(in.GetKey(), delta)
-		out := op.Reply.(*quernv1.CounterServiceAddResponse)
+		out := op.Reply.(*quernv1.CounterServiceAddResponse) //nolint:errcheck,forcetypeassert // a panic is what the test wants
 		out.Value, out.Applied = w.counters[in.GetKey()], delta
 	case *quernv1.CounterServiceGetRequest:
-		op.Reply.(*quernv1.CounterServiceGetResponse).Value = w.counters[in.GetKey()]
+		op.Reply.(*quernv1.CounterServiceGetResponse).Value = w.counters[in.GetKey()] //nolint:errcheck,forcetypeassert // a panic is what the test wants
 	case *quernv1.CounterServiceAddManyRequest:
-		out := op.Reply.(*quernv1.CounterServiceAddManyResponse)
+		out := op.Reply.(*quernv1.CounterServiceAddManyResponse) //nolint:errcheck,forcetypeassert // a panic is what the test wants
 		for i, key := range in.GetKeys() {
 			delta := int64(1)
 			if in.GetDeltas() != nil {
@@ -503,11 +502,11 @@ func (w *world) apply(n *node, op *handles.Operation) error {
 			return failure.New(failure.ConditionFailed, "held")
 		}
 		k.held = true
-		op.Reply.(*quernv1.LockServiceAcquireResponse).Token = 7
+		op.Reply.(*quernv1.LockServiceAcquireResponse).Token = 7 //nolint:errcheck,forcetypeassert // a panic is what the test wants
 	case *quernv1.LockServiceReleaseRequest:
 		w.lock(in.GetKey()).held = false
 	case *quernv1.MapServicePutRequest:
-		op.Reply.(*quernv1.MapServicePutResponse).Version = uint64(len(in.GetValue()))
+		op.Reply.(*quernv1.MapServicePutResponse).Version = uint64(len(in.GetValue())) //nolint:errcheck,forcetypeassert // a panic is what the test wants
 	case *quernv1.TransactionServiceCommitRequest:
 		w.add(in.GetKey(), 100)
 	default:
@@ -516,8 +515,16 @@ func (w *world) apply(n *node, op *handles.Operation) error {
 	return nil
 }
 
+// applied is how many additions there were.
+func (w *world) applied() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.adds
+}
+
 // add needs mu.
 func (w *world) add(key string, delta int64) {
+	w.adds++
 	w.counters[key] += delta
 	for c := range w.events[key] {
 		select {

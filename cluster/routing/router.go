@@ -66,6 +66,7 @@ type Router struct {
 	cancel  context.CancelFunc
 	group   sync.WaitGroup
 	noWaits atomic.Bool
+	holding sync.Once // starts who looks after what is held
 
 	mu      sync.Mutex // guards what follows
 	started bool
@@ -113,7 +114,8 @@ func New(cfg Config) (*Router, error) {
 	return r, nil
 }
 
-// Start begins to follow the view. It may be called once.
+// Start begins to follow the view. It may be called once. What comes before it is
+// held, but for what this node serves.
 func (r *Router) Start() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -122,7 +124,6 @@ func (r *Router) Start() {
 	}
 	r.started = true
 	r.group.Go(r.follow)
-	r.group.Go(r.release)
 	r.group.Go(r.askPeers)
 }
 

@@ -124,7 +124,7 @@ func (r *Router) ask(v View, versions map[string]uint64) {
 			if err != nil || out.GetUnchanged() {
 				return
 			}
-			r.heard(out)
+			r.heard(out) //nolint:contextcheck // streams outlive this round
 			mu.Lock()
 			versions[m.Addr] = out.GetVersion()
 			mu.Unlock()

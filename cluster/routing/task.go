@@ -106,6 +106,7 @@ func (t *task) end(epoch uint64, err error) {
 	case taskClose:
 		t.closed(epoch, err)
 		return
+	case taskOperation:
 	}
 	r, done := t.router, t.done
 	if !t.keep && t.wait == nil {

@@ -72,7 +72,7 @@ func (r *Router) passWatch(ctx context.Context, w *handles.Watch, shard uint32, 
 	}
 	err = callFailure(to.owner.Addr, err)
 	if e, ok := errors.AsType[*failure.Error](err); ok {
-		r.learn(e.Owner)
+		r.learn(e.Owner) //nolint:contextcheck // streams outlive the watch
 	}
 	return err
 }
