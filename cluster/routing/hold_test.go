@@ -43,7 +43,7 @@ func alone(t *testing.T, dial func(context.Context, string) (frame.Stream, error
 
 func (n *node) end(t *testing.T) {
 	t.Helper()
-	if err := n.Router.Stop(context.Background()); err != nil {
+	if err := n.Stop(context.Background()); err != nil {
 		t.Error(err)
 	}
 }
@@ -57,7 +57,7 @@ func TestHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := alone(t, nil)
 		begin := time.Now()
-		err := n.Router.Invoke(t.Context(), addOf(keyOf(1, 0)))
+		err := n.Invoke(t.Context(), addOf(keyOf(1, 0)))
 		if took := time.Since(begin); !errors.Is(err, failure.Moving) || took < routing.HoldTime || took > routing.HoldTime+time.Second {
 			t.Errorf("%v after %v", err, took)
 		}
@@ -65,14 +65,14 @@ func TestHeld(t *testing.T) {
 		begin = time.Now()
 		ended := make(chan error, 1)
 		deadline, _ := ctx.Deadline()
-		n.Router.Submit(addOf(keyOf(1, 0)), deadline, completer(func(_ uint64, err error) { ended <- err }))
+		n.Submit(addOf(keyOf(1, 0)), deadline, completer(func(_ uint64, err error) { ended <- err }))
 		if err := <-ended; !errors.Is(err, failure.Moving) || time.Since(begin) > 1100*time.Millisecond {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
 		cancel()
 		time.AfterFunc(2*time.Second, func() { n.own(1, 7) })
 		op := addOf(keyOf(1, 0))
-		if err := n.Router.Invoke(t.Context(), op); err != nil || op.Origin.Epoch != 7 {
+		if err := n.Invoke(t.Context(), op); err != nil || op.Origin.Epoch != 7 {
 			t.Errorf("%v by %v", err, op.Origin)
 		}
 		n.end(t)
@@ -89,7 +89,7 @@ func TestHoldIsBounded(t *testing.T) {
 			answers = make(map[failure.Reason]int)
 		)
 		for range routing.HoldTasks + 10 {
-			n.Router.Submit(addOf(keyOf(1, 0)), time.Time{}, completer(func(_ uint64, err error) {
+			n.Submit(addOf(keyOf(1, 0)), time.Time{}, completer(func(_ uint64, err error) {
 				e, _ := errors.AsType[*failure.Error](err)
 				mu.Lock()
 				defer mu.Unlock()
@@ -114,7 +114,7 @@ func TestGivenUpWhileHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := alone(t, nil)
 		ended := make(chan error, 1)
-		cancel := n.Router.SubmitWait(acquireOf(keyOf(1, 0)), time.Time{}, completer(func(_ uint64, err error) { ended <- err }))
+		cancel := n.SubmitWait(acquireOf(keyOf(1, 0)), time.Time{}, completer(func(_ uint64, err error) { ended <- err }))
 		synctest.Wait()
 		cancel(true)
 		cancel(false)
@@ -123,7 +123,7 @@ func TestGivenUpWhileHeld(t *testing.T) {
 		}
 		ctx, leave := context.WithTimeout(t.Context(), time.Second)
 		defer leave()
-		if err := n.Router.Invoke(ctx, addOf(keyOf(1, 0))); !errors.Is(err, failure.DeadlineExceeded) && !errors.Is(err, failure.Moving) {
+		if err := n.Invoke(ctx, addOf(keyOf(1, 0))); !errors.Is(err, failure.DeadlineExceeded) && !errors.Is(err, failure.Moving) {
 			t.Error(err)
 		}
 		synctest.Wait()
@@ -207,7 +207,7 @@ func TestSilentOwnerIsGivenUp(t *testing.T) {
 		)
 		begin := time.Now()
 		for range 110 {
-			n.Router.Submit(addOf(keyOf(1, 0)), time.Time{}, completer(func(_ uint64, err error) {
+			n.Submit(addOf(keyOf(1, 0)), time.Time{}, completer(func(_ uint64, err error) {
 				e, _ := errors.AsType[*failure.Error](err)
 				mu.Lock()
 				defer mu.Unlock()
@@ -247,7 +247,7 @@ func TestWhatWasNotWrittenIsNotDone(t *testing.T) {
 		n.Learn(1, routing.Owner{Node: "b", Addr: "b:1", Epoch: 1}, false)
 		ended := make(chan error, 3)
 		submit := func() {
-			n.Router.Submit(addOf(keyOf(1, 0)), time.Time{}, completer(func(_ uint64, err error) { ended <- err }))
+			n.Submit(addOf(keyOf(1, 0)), time.Time{}, completer(func(_ uint64, err error) { ended <- err }))
 			synctest.Wait()
 		}
 		submit()                          // goes out behind the hello, and is stuck
@@ -271,17 +271,17 @@ func TestWindowIsKept(t *testing.T) {
 		s := newSilentStream()
 		n := alone(t, func(context.Context, string) (frame.Stream, error) { return s, nil })
 		n.Learn(1, routing.Owner{Node: "b", Addr: "b:1", Epoch: 1}, false)
-		n.Router.Submit(addOf(keyOf(1, 0)), time.Time{}, nothing{}) // connects
+		n.Submit(addOf(keyOf(1, 0)), time.Time{}, nothing{}) // connects
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		var all sync.WaitGroup
 		for range 100 {
-			all.Go(func() { _ = n.Router.Invoke(ctx, addOf(keyOf(1, 0))) })
-			n.Router.Submit(addOf(keyOf(1, 0)), time.Time{}, nothing{})
+			all.Go(func() { _ = n.Invoke(ctx, addOf(keyOf(1, 0))) })
+			n.Submit(addOf(keyOf(1, 0)), time.Time{}, nothing{})
 		}
 		for range 5 {
-			all.Go(func() { _ = n.Router.Invoke(ctx, acquireOf(keyOf(1, 0))) })
+			all.Go(func() { _ = n.Invoke(ctx, acquireOf(keyOf(1, 0))) })
 		}
 		time.Sleep(time.Second / 2) //nolint:forbidigo // in a bubble
 		adds, waits := 0, 0

@@ -182,7 +182,7 @@ func TestInvokeAll(t *testing.T) {
 	for shard := range uint32(shards) {
 		ops = append(ops, addOf(keyOf(shard, 0)))
 	}
-	a.Router.InvokeAll(ctx, ops)
+	a.InvokeAll(ctx, ops)
 	for shard, op := range ops {
 		want := handles.Origin{Node: []string{"a", "b", "c"}[shard%3], Shard: uint32(shard), Epoch: 1}
 		if op.Err != nil || op.Origin != want || w.value(op.Key) != 1 {
@@ -197,7 +197,7 @@ func TestInvokeAll(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		a.Router.InvokeAll(short, ops)
+		a.InvokeAll(short, ops)
 	}()
 	until(t, func() bool { return w.waiters(ops[1].Key) == 1 && w.value(ops[0].Key) == 2 })
 	leave()

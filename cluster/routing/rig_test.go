@@ -233,7 +233,7 @@ func (n *node) stop(tb testing.TB) {
 	if err := n.srv.Stop(ctx); err != nil {
 		tb.Error(err)
 	}
-	if err := n.Router.Stop(ctx); err != nil {
+	if err := n.Stop(ctx); err != nil {
 		tb.Error(err)
 	}
 }
@@ -279,7 +279,7 @@ func (n *node) Status(context.Context) (*quernv1.ClusterServiceStatusResponse, e
 
 func (n *node) Where(_ context.Context, key string) (*quernv1.ClusterServiceWhereResponse, error) {
 	shard := keyspace.Shard(key, shards)
-	o, ok := n.Router.Owner(shard)
+	o, ok := n.Owner(shard)
 	if !ok {
 		return nil, failure.New(failure.NotOwner, "nobody")
 	}
@@ -295,7 +295,7 @@ func (n *node) Offer(context.Context, *quernv1.PeerServiceOfferRequest) (*quernv
 func (n *node) Highest(_ context.Context, in *quernv1.PeerServiceHighestRequest) (*quernv1.PeerServiceHighestResponse, error) {
 	out := &quernv1.PeerServiceHighestResponse{}
 	for _, shard := range in.GetShards() {
-		o, _ := n.Router.Owner(shard)
+		o, _ := n.Owner(shard)
 		out.Epochs = append(out.Epochs, o.Epoch)
 	}
 	return out, nil
