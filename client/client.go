@@ -145,10 +145,12 @@ func (c *Client) stream(ctx context.Context, open func(place int) opener) error 
 	c.engine = newEngine(c.options)
 	c.engine.shards = first.hello.GetShards()
 	c.engine.sessions = make([]*session, c.engine.shards)
-	c.engine.origins = make([]handles.Origin, c.engine.shards)
-	c.engine.links = make([]*link, c.options.Connections)
+	c.engine.links, c.engine.home = make([]*link, c.options.Connections), c.options.Connections
 	c.register()
-	for place := range c.engine.links {
+	if c.cluster != nil && !c.options.GRPC && !c.options.OneNode {
+		c.upkeep.Go(func() { c.followRoutes(life) })
+	}
+	for place := range c.options.Connections {
 		c.upkeep.Go(func() {
 			d := first
 			if place > 0 {

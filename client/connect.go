@@ -177,7 +177,7 @@ func (c *Client) opener(place int) opener {
 		if c.options.GRPC {
 			return c.openStream(ctx, c.conns[place], c.dialers[place])
 		}
-		f, err := c.openFramed(ctx)
+		f, err := c.openFramed(ctx, c.targets...)
 		if !errors.Is(err, frameconn.ErrNotSpoken) {
 			return f, err
 		}

@@ -20,13 +20,15 @@ type engine struct {
 	batches batchPool
 
 	mu sync.Mutex // guards what follows
-	// links are the streams, nil where there is none at present. turn counts
-	// whose it is; see nextTurn.
+	// links are the streams, nil where there is none at present: first home of
+	// the client's own, then those to owners. turn counts whose it is of the
+	// former; see nextTurn.
 	links    []*link
+	home     int
 	turn     uint
+	routes   routes
 	queue    callList
-	sessions []*session       // by shard; nil where none was wanted yet
-	origins  []handles.Origin // by shard
+	sessions []*session // by shard; nil where none was wanted yet
 	closed   bool
 	down     error // why there is no stream, once that is known
 	stats    Stats
@@ -52,7 +54,10 @@ type Stats struct {
 }
 
 func newEngine(o Options) *engine {
-	return &engine{options: o, timers: make(map[*time.Timer]*call), settled: make(chan struct{})}
+	return &engine{
+		options: o, timers: make(map[*time.Timer]*call), settled: make(chan struct{}),
+		routes: routes{news: make(chan struct{}, 1)},
+	}
 }
 
 // Bounds of the pause before another attempt.
@@ -209,7 +214,11 @@ func (e *engine) number(c *call) bool {
 
 // open asks for a session where there is none.
 func (e *engine) open(s *session) {
-	if l := e.up(); s.state == sessionNone && l != nil {
+	l := e.owner(s.shard)
+	if l == nil {
+		l = e.up()
+	}
+	if s.state == sessionNone && l != nil {
 		s.state, s.opener = sessionOpening, l
 		l.open(s.shard)
 	}
@@ -217,7 +226,7 @@ func (e *engine) open(s *session) {
 
 // send puts a call into the stream's next frame, or into the queue.
 func (e *engine) send(c *call) {
-	l := e.pick(c.batch.turn)
+	l := e.pick(c)
 	if l == nil || e.queue.first != nil {
 		c.state = callQueued
 		e.queue.push(c)
@@ -252,7 +261,7 @@ const sharedFrame = 16 << 10
 // long as that is small, else they take turns. A frame costs both ends more than
 // most of what is in it, so that many streams are for those who fill them.
 func (e *engine) nextTurn() uint {
-	n := uint(len(e.links))
+	n := uint(e.home) //nolint:gosec // not negative
 	if n == 0 {
 		return 0
 	}
@@ -262,10 +271,19 @@ func (e *engine) nextTurn() uint {
 	return e.turn
 }
 
-// pick returns a stream with room, if possible the one whose turn it is.
-func (e *engine) pick(turn uint) *link {
-	for i := range uint(len(e.links)) {
-		if l := e.links[(turn+i)%uint(len(e.links))]; l != nil && !l.full() {
+// pick returns a stream with room: the owner's, the one whose turn it is, or any.
+func (e *engine) pick(c *call) *link {
+	if l := e.owner(c.shard); l != nil {
+		return l
+	}
+	n := uint(e.home) //nolint:gosec // not negative
+	for i := range n {
+		if l := e.links[(c.batch.turn+i)%n]; l != nil && !l.full() {
+			return l
+		}
+	}
+	for _, l := range e.links[e.home:] {
+		if l != nil && !l.full() {
 			return l
 		}
 	}
@@ -285,7 +303,7 @@ func (e *engine) up() *link {
 // pump sends what has been waiting for room.
 func (e *engine) pump() {
 	for e.queue.first != nil {
-		l := e.pick(e.queue.first.batch.turn)
+		l := e.pick(e.queue.first)
 		if l == nil {
 			return
 		}
@@ -316,10 +334,10 @@ func (e *engine) answered(c *call, l *link, err *failure.Error) {
 		e.settle(c)
 		return
 	}
+	if c.part == nil {
+		c.op.Origin = l.origins[c.shard]
+	}
 	if err == nil {
-		if c.part == nil {
-			c.op.Origin = e.origins[c.shard]
-		}
 		if broken := l.fill(c); broken != nil {
 			err = failure.Wrap(broken, failure.OutcomeUnknown, "the reply does not decode: %v", broken)
 		}
@@ -328,6 +346,7 @@ func (e *engine) answered(c *call, l *link, err *failure.Error) {
 		e.answer(c, nil)
 		return
 	}
+	e.told(err.Owner)
 	e.failed(c, err)
 }
 

@@ -11,7 +11,6 @@ import (
 
 // failed decides what follows an attempt that was answered with an error.
 func (e *engine) failed(c *call, err *failure.Error) {
-	c.op.Origin = e.origins[c.shard]
 	switch {
 	case err.Reason == failure.SessionExpired && c.session != nil:
 		e.expired(c, err)

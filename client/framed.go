@@ -20,10 +20,11 @@ const (
 	answerTimeout = 3 * time.Second
 )
 
-// openFramed opens a stream over a TCP connection of its own. It fails with
-// frameconn.ErrNotSpoken where the other end speaks gRPC at most.
-func (c *Client) openFramed(ctx context.Context) (frame.Stream, error) {
-	conn, err := connectFirst(ctx, c.targets, tcpDialer.DialContext)
+// openFramed opens a stream over a TCP connection of its own, to the first of the
+// addresses that answers. It fails with frameconn.ErrNotSpoken where the other end
+// speaks gRPC at most.
+func (c *Client) openFramed(ctx context.Context, addrs ...string) (frame.Stream, error) {
+	conn, err := connectFirst(ctx, addrs, tcpDialer.DialContext)
 	if err != nil {
 		return nil, err
 	}

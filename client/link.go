@@ -35,8 +35,9 @@ type link struct {
 	heard  atomic.Int64 // when a frame came last, in Unix nanoseconds
 	wake   chan struct{}
 
-	place   int      // in the engine's list
-	named   []string // the sessions that the stream knows, by shard
+	place   int              // in the engine's list
+	named   []string         // the sessions that the stream knows, by shard
+	origins []handles.Origin // who has answered for each shard on this stream
 	refs    map[*handles.Method]uint32
 	calls   []*call // by id - 1
 	free    []uint64
@@ -101,6 +102,7 @@ func newLink(e *engine, place int, f frame.Stream, hello *quernv1.StreamHello) *
 	l := &link{
 		engine: e, frames: f, hello: hello, wake: make(chan struct{}, 1), done: make(chan struct{}),
 		place: place, named: make([]string, e.shards), refs: make(map[*handles.Method]uint32),
+		origins: make([]handles.Origin, e.shards),
 	}
 	l.heard.Store(time.Now().UnixNano())
 	return l
@@ -390,10 +392,13 @@ func (l *link) Origin(shard uint32, epoch uint64, node []byte) error {
 	if shard >= l.engine.shards {
 		return fmt.Errorf("there is no shard %d", shard)
 	}
-	o := &l.engine.origins[shard]
+	o := &l.origins[shard]
 	o.Shard, o.Epoch = shard, epoch
 	if o.Node != string(node) {
 		o.Node = string(node)
+	}
+	if o.Node != l.hello.GetNode() {
+		l.engine.answeredBy(shard, o.Node, epoch)
 	}
 	return nil
 }

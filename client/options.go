@@ -38,6 +38,10 @@ type Options struct {
 	// session: what one command of a shell wants. Nothing is tried again that
 	// perhaps happened.
 	Unary bool
+	// OneNode sends everything to the nodes that Dial names. Without it the
+	// client finds out who owns what in a cluster, and keeps a stream to each
+	// owner. So it is with GRPC, too.
+	OneNode bool
 	// GRPC carries the stream over gRPC also where the node takes it over a
 	// TCP connection of its own, which costs both ends less.
 	GRPC bool
