@@ -22,19 +22,8 @@ type Consul struct {
 	folder string
 }
 
-// StartConsul starts a Consul that keeps its data in a folder, with further
-// configuration as HCL.
-func StartConsul(ctx context.Context, folder, config string) (*Consul, error) {
-	binary, err := consulproc.Find()
-	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is to say
-	}
-	p, err := consulproc.Start(ctx, consulproc.Options{Binary: binary, Dir: folder, Config: config})
-	if err != nil {
-		return nil, err //nolint:wrapcheck // as above
-	}
-	return &Consul{p: p, folder: folder}, nil
-}
+// NewConsul takes over an agent that keeps its data in a folder.
+func NewConsul(p *consulproc.Process, folder string) *Consul { return &Consul{p, folder} }
 
 // Addr is where the agent is, as this process reaches it.
 func (c *Consul) Addr() string { return c.p.Addr() }

@@ -34,8 +34,9 @@ const (
 type Op struct {
 	Kind    Kind
 	Outcome Outcome
-	// Side is the client's.
+	// Side is the client's, who knows the node of its side only, or all nodes.
 	Side uint8
+	Only bool
 	// Node is the number of the one that has answered, 0 where not known.
 	Node uint8
 	// Key is the number of a counter or of a lock.

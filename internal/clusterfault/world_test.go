@@ -1,0 +1,284 @@
+package clusterfault
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/quern-io/quern/client"
+	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/clusterproc"
+	"github.com/quern-io/quern/internal/consulproc"
+	"github.com/quern-io/quern/internal/pgproc"
+	"github.com/quern-io/quern/internal/testservice"
+)
+
+// world is a cluster under load, and what is done to it. It belongs to one
+// goroutine.
+type world struct {
+	t       *testing.T // the one that runs
+	chance  *rand.Rand
+	folder  string
+	network clusterproc.Network
+	cluster *clusterproc.Cluster
+	consul  *clusterproc.Consul
+	servers *clusterproc.Servers
+	pg      *pgproc.Server
+	load    *load
+	witness clusterproc.Witness
+	nodes   int
+	store   string
+	readers []*client.Client // of nodes
+}
+
+// setting says what a world has.
+type setting struct {
+	nodes    int
+	postgres bool
+	consul   bool // one server that is on nobody's side
+	servers  bool // one server on each side
+	rate     int  // of all operations, a second
+}
+
+// newWorld starts services, nodes and loaders.
+func newWorld(t *testing.T, s setting) *world {
+	t.Helper()
+	w := &world{t: t, chance: chance(t), nodes: s.nodes, store: "memory"}
+	w.folder = scratch(t)
+	var err error
+	if w.network, err = clusterproc.New(s.nodes); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.network.Close)
+	testservice.Used(t, "cuts of links", w.network.Kind())
+	config := clusterproc.Config{Network: w.network, Nodes: s.nodes, Binary: binary, Folder: w.folder}
+	if s.consul {
+		data := filepath.Join(w.folder, "consul")
+		w.consul = clusterproc.NewConsul(testservice.Consul(t, consulproc.Options{Dir: data}), data)
+		t.Cleanup(func() { w.consul.Kill() })
+		config.Name, config.Consul = "c", clusterproc.DialTo("tcp", w.consul.Addr())
+	}
+	if s.servers {
+		w.startServers()
+		config.Name, config.LocalConsul = "c", clusterproc.ServerAddr
+	}
+	if s.postgres {
+		w.store = "postgres"
+		w.pg = testservice.Postgres(t)
+		config.Postgres, config.Database = clusterproc.DialTo("unix", w.pg.Socket()), pgproc.Role
+	}
+	if w.cluster, err = clusterproc.NewCluster(config); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.end)
+	w.witness = clusterproc.Witness{Durable: s.postgres, TTL: lockTTL}
+	for node := 1; node <= s.nodes; node++ {
+		w.start(node)
+	}
+	for node := 1; node <= s.nodes; node++ {
+		w.ready(node)
+		w.readers = append(w.readers, w.dial(node))
+	}
+	w.load = startLoad(t, w.network, s.nodes, s.rate, w.folder, w.chance)
+	return w
+}
+
+func (w *world) startServers() {
+	w.t.Helper()
+	if _, err := consulproc.Find(); err != nil {
+		testservice.Lacking(w.t, "consul", err.Error())
+	}
+	if !clusterproc.Entered() {
+		testservice.Impossible(w.t, "three servers of Consul", "they need network namespaces")
+	}
+	var err error
+	folder := filepath.Join(w.folder, "servers")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	if w.servers, err = clusterproc.StartServers(soon(w.t), w.network, w.nodes, folder, ""); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(w.servers.Kill)
+}
+
+// scratch returns a folder that stays where the test fails.
+func scratch(t *testing.T) string {
+	t.Helper()
+	folder, err := os.MkdirTemp(os.Getenv(logsEnv), "quern-clusterfault-logs") //nolint:usetesting // it may stay
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("logs are kept in %s", folder)
+			return
+		}
+		_ = os.RemoveAll(folder)
+	})
+	return folder
+}
+
+// end ends the nodes; what they have logged is shown where the test failed.
+func (w *world) end() {
+	w.cluster.Kill()
+	for node := 1; node <= w.nodes; node++ {
+		p := w.cluster.Node(node)
+		if p == nil {
+			continue
+		}
+		if w.t.Failed() {
+			w.t.Logf("end of the log of n%d:\n%s", node, p.Log())
+		}
+		if strings.Contains(p.Log(), "DATA RACE") || strings.Contains(p.Log(), "panic: ") {
+			w.t.Errorf("n%d has panicked or has a data race:\n%s", node, p.Log())
+		}
+	}
+}
+
+func (w *world) start(node int) {
+	w.t.Helper()
+	if err := w.cluster.Start(node); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) ready(node int) {
+	w.t.Helper()
+	if err := w.cluster.Ready(soon(w.t), node); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) dial(node int) *client.Client {
+	w.t.Helper()
+	c, err := client.Dial(soon(w.t), w.network.Advertise(node))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func (w *world) check(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// observed is what an event tells of itself.
+type observed struct {
+	// from is when pauses begin to count; 0 is the window's beginning.
+	from int64
+	// apart is a side whose clients had nobody to answer them; 0 for none.
+	apart int
+	// back is the node that has to answer again, since and within which time; 0
+	// for none.
+	back   int
+	since  int64
+	within time.Duration
+	// longer is added to the bound.
+	longer time.Duration
+}
+
+// event does something to the world while there is load.
+type event struct {
+	name  string
+	bound time.Duration // of a key's longest pause
+	do    func(w *world, o *observed)
+}
+
+// around is how long there is load before an event and after it.
+const around = time.Second
+
+// run lets an event happen, judges what the clients saw and prints one line.
+func (w *world) run(t *testing.T, e event) {
+	t.Helper()
+	w.t, w.load.t = t, t
+	w.load.begin()
+	hold(t, around)
+	var o observed
+	e.do(w, &o)
+	if o.back != 0 {
+		w.await(o.back, o.since, o.within)
+	}
+	hold(t, around)
+	ops := w.load.end()
+	v := w.witness.Judge(ops, w.read())
+	pause := clusterproc.LongestPause(ops, o.from, func(op *clusterproc.Op) bool { return int(op.Side) != o.apart })
+	bound := e.bound + o.longer
+	line := fmt.Sprintf("event=%q store=%s ops=%d acked=%d refused=%d unknown=%d lost=%d doubled=%d pause=%v bound=%v",
+		e.name, w.store, v.Ops, v.Acked, v.Refused, v.Unknown, v.Lost, v.Doubled, pause.Length.Round(time.Millisecond), bound)
+	if o.apart != 0 {
+		cut := clusterproc.LongestPause(ops, o.from, func(op *clusterproc.Op) bool { return int(op.Side) == o.apart })
+		line += fmt.Sprintf(" pause_of_side_%d=%v", o.apart, cut.Length.Round(time.Millisecond))
+	}
+	if o.back != 0 {
+		took := time.Duration(clusterproc.FirstAnswer(ops, uint8(o.back), o.since) - o.since)
+		line += fmt.Sprintf(" back=%v within=%v", took.Round(time.Millisecond), o.within)
+		if took < 0 || took > o.within {
+			t.Errorf("n%d did not serve again within %v", o.back, o.within)
+		}
+	}
+	t.Log(line)
+	for _, wrong := range v.Wrong {
+		t.Error(wrong)
+	}
+	if pause.Length > bound {
+		t.Errorf("key %d had no answer for %v, from %v of the window on", pause.Key, pause.Length, time.Duration(pause.From-begin(ops)))
+	}
+	if v.Acked < v.Ops/10 {
+		t.Errorf("only %d of %d operations were acknowledged", v.Acked, v.Ops)
+	}
+}
+
+// begin is when the first operation was due.
+func begin(ops []clusterproc.Op) int64 {
+	first := clusterproc.Now()
+	for i := range ops {
+		first = min(first, ops[i].Due)
+	}
+	return first
+}
+
+// await waits until a node answers again; not much longer than it may take.
+func (w *world) await(node int, since int64, within time.Duration) {
+	w.t.Helper()
+	for clusterproc.Now() < since+int64(within)+int64(5*time.Second) {
+		if w.load.seen(node) > since {
+			return
+		}
+		hold(w.t, 50*time.Millisecond)
+	}
+}
+
+// read returns all counters, through any node.
+func (w *world) read() map[uint32]int64 {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	b := handles.NewBatch(w.readers[w.chance.IntN(w.nodes)])
+	var answers []handles.CounterAnswer
+	for key := range uint32(keys) {
+		answers = append(answers, b.CounterGet(counterKey(key)))
+	}
+	if err := b.Do(ctx); err != nil {
+		w.t.Fatalf("cannot read what is there: %v", err)
+	}
+	after := make(map[uint32]int64, keys)
+	for key, a := range answers {
+		value, err := a.Value()
+		w.check(err)
+		after[uint32(key)] = value
+	}
+	return after
+}
+
+// any is a node by chance.
+func (w *world) any() int { return 1 + w.chance.IntN(w.nodes) }
