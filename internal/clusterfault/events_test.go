@@ -57,7 +57,7 @@ func TestLoneNode(t *testing.T) {
 			killAndRestart(w, o)
 			o.apart = 0
 		}},
-		{"the store cut off", 5 * time.Second, func(w *world, o *observed) {
+		{"the store cut off", 10 * time.Second, func(w *world, o *observed) {
 			w.cut(o, 1, clusterproc.Store)
 			o.longer = fault
 		}},
