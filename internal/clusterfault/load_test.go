@@ -60,7 +60,7 @@ func startLoad(t *testing.T, network clusterproc.Network, sides, rate int, folde
 func (l *load) start(network clusterproc.Network, side int, config string) *loaderProc {
 	l.t.Helper()
 	p := &loaderProc{answers: make(chan string)}
-	cmd := exec.Command(os.Args[0])
+	cmd := exec.CommandContext(l.t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), roleEnv+"="+config)
 	var err error
 	if p.stdin, err = cmd.StdinPipe(); err != nil {

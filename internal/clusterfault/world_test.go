@@ -32,8 +32,9 @@ type world struct {
 	load    *load
 	witness clusterproc.Witness
 	nodes   int
+	away    int // a node that does not run; 0 for none
 	store   string
-	readers []*client.Client // of nodes
+	readers []*client.Client // by node less 1
 }
 
 // setting says what a world has.
@@ -101,7 +102,7 @@ func (w *world) startServers() {
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		w.t.Fatal(err)
 	}
-	if w.servers, err = clusterproc.StartServers(soon(w.t), w.network, w.nodes, folder, ""); err != nil {
+	if w.servers, err = clusterproc.StartServers(soon(w.t), w.network, w.nodes, folder, "performance { raft_multiplier = 1 }"); err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(w.servers.Kill)
@@ -263,7 +264,11 @@ func (w *world) read() map[uint32]int64 {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
-	b := handles.NewBatch(w.readers[w.chance.IntN(w.nodes)])
+	node := w.any()
+	for node == w.away {
+		node = w.any()
+	}
+	b := handles.NewBatch(w.readers[node-1])
 	var answers []handles.CounterAnswer
 	for key := range uint32(keys) {
 		answers = append(answers, b.CounterGet(counterKey(key)))
@@ -282,3 +287,31 @@ func (w *world) read() map[uint32]int64 {
 
 // any is a node by chance.
 func (w *world) any() int { return 1 + w.chance.IntN(w.nodes) }
+
+// leader is the node whose server of Consul leads.
+func (w *world) leader() int {
+	w.t.Helper()
+	ctx := soon(w.t)
+	for ctx.Err() == nil {
+		if node := w.servers.Leader(ctx, 1); node != 0 {
+			return node
+		}
+		hold(w.t, 50*time.Millisecond)
+	}
+	w.t.Fatal("the servers of Consul have no leader")
+	return 0
+}
+
+// accepts waits until a node's server of Consul takes writes.
+func (w *world) accepts(node int) {
+	w.t.Helper()
+	for ctx := soon(w.t); ctx.Err() == nil; {
+		attempt, cancel := context.WithTimeout(ctx, time.Second)
+		ok := w.servers.Accepts(attempt, node)
+		cancel()
+		if ok {
+			return
+		}
+	}
+	w.t.Fatalf("the server of Consul beside n%d takes no writes:\n%s", node, w.servers.Log(node))
+}

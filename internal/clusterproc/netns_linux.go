@@ -77,7 +77,7 @@ func Begin() error {
 		return err
 	}
 	probe.Close()
-	os.Exit(0) //nolint:revive // the program was started for this alone
+	os.Exit(0)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package clusterproc_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -41,7 +42,8 @@ func role(addr string) int {
 	if addr == "" {
 		return ask()
 	}
-	lis, err := net.Listen("tcp", addr)
+	var config net.ListenConfig
+	lis, err := config.Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -77,7 +79,8 @@ func ask() int {
 			return 1
 		}
 		if conns[addr] == nil {
-			conn, err := net.DialTimeout("tcp", addr, patience)
+			dialer := net.Dialer{Timeout: patience}
+			conn, err := dialer.DialContext(context.Background(), "tcp", addr)
 			if err != nil {
 				fmt.Fprintln(os.Stdout, "no")
 				continue
@@ -108,7 +111,7 @@ type talker struct {
 
 func start(t *testing.T, n clusterproc.Network, side int, addr string) talker {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), roleEnv+"="+addr)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
