@@ -64,8 +64,8 @@ consul: ## Find or fetch consul, which the tests of many nodes need
 	@scripts/consul.sh
 
 .PHONY: test-long
-test-long: ## Run the tests that take minutes
-	go test -tags=long -timeout=30m -v ./internal/longtest
+test-long: consul postgres ## Run the tests that take minutes
+	go test -tags=long -timeout=45m -p=1 -v ./internal/longtest ./internal/clusterfault
 
 .PHONY: lint
 lint: lint-go lint-proto ## Check style, layering, formatting and the protocol's style

@@ -30,13 +30,12 @@ type proxied struct {
 	pids []int // guarded by mu; what was started there
 }
 
-// opened says whether a process of this side has opened the connection that
-// comes from an address.
-func (s *proxied) opened(from net.Addr) bool {
+// opened says whether a process of this side has opened a connection.
+func (s *proxied) opened(conn net.Conn) bool {
 	s.mu.Lock()
 	pids := slices.Clone(s.pids)
 	s.mu.Unlock()
-	return ownsSocket(pids, from)
+	return ownsSocket(pids, conn)
 }
 
 // Loopback returns a network of proxies. A connection between two nodes passes
@@ -56,7 +55,7 @@ func Loopback(sides int) (Network, error) {
 			return nil, err
 		}
 		s.advertise = lis.Addr().String()
-		n.relays = append(n.relays, startRelay(lis, DialTo("tcp", s.own), func(from net.Addr) []*gate { return n.between(from, i+1) }))
+		n.relays = append(n.relays, startRelay(lis, DialTo("tcp", s.own), func(conn net.Conn) []*gate { return n.between(conn, i+1) }))
 	}
 	return n, nil
 }
@@ -90,12 +89,12 @@ func (n *loopback) Listen(side int) string { return n.sides[side-1].own }
 
 func (n *loopback) Advertise(side int) string { return n.sides[side-1].advertise }
 
-// between returns the gates that lie between whoever has connected from an
-// address and a side.
-func (n *loopback) between(from net.Addr, to int) []*gate {
+// between returns the gates that lie between whoever has opened a connection and
+// a side.
+func (n *loopback) between(conn net.Conn, to int) []*gate {
 	gates := []*gate{n.sides[to-1].gates[Peers]}
 	for i, s := range n.sides {
-		if i+1 == to || !s.opened(from) {
+		if i+1 == to || !s.opened(conn) {
 			continue
 		}
 		gates = append(gates, s.gates[Peers])
@@ -111,7 +110,7 @@ func (n *loopback) Offer(side int, over Link, dial Dialer) (string, error) {
 	gates := []*gate{n.sides[side-1].gates[over]}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.relays = append(n.relays, startRelay(lis, dial, func(net.Addr) []*gate { return gates }))
+	n.relays = append(n.relays, startRelay(lis, dial, func(net.Conn) []*gate { return gates }))
 	return lis.Addr().String(), nil
 }
 

@@ -248,7 +248,7 @@ func (n *namespaces) Offer(side int, over Link, dial Dialer) (string, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.relays = append(n.relays, startRelay(lis, dial, func(net.Addr) []*gate { return nil }))
+	n.relays = append(n.relays, startRelay(lis, dial, func(net.Conn) []*gate { return nil }))
 	return lis.Addr().String(), nil
 }
 
@@ -348,7 +348,7 @@ func (s *side) do(f func()) {
 	<-done
 }
 
-// close ends the thread, and what was started by it, which ends with it.
+// close lets the thread end. What was started there should have ended before.
 func (s *side) close() {
 	close(s.calls)
 	s.inside.close()

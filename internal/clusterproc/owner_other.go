@@ -5,4 +5,4 @@ package clusterproc
 import "net"
 
 // ownsSocket knows nothing here: only what comes to a side is cut.
-func ownsSocket([]int, net.Addr) bool { return false }
+func ownsSocket([]int, net.Conn) bool { return false }

@@ -66,7 +66,7 @@ func (g *gate) unlock() {
 // has connected.
 type relay struct {
 	dial    Dialer
-	through func(from net.Addr) []*gate
+	through func(near net.Conn) []*gate
 	lis     net.Listener
 	ctx     context.Context //nolint:containedctx // the relay's own life
 	cancel  context.CancelFunc
@@ -74,7 +74,7 @@ type relay struct {
 }
 
 // startRelay takes connections from lis until it is closed.
-func startRelay(lis net.Listener, dial Dialer, through func(net.Addr) []*gate) *relay {
+func startRelay(lis net.Listener, dial Dialer, through func(net.Conn) []*gate) *relay {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &relay{dial: dial, through: through, lis: lis, ctx: ctx, cancel: cancel}
 	r.running.Go(func() {
@@ -99,7 +99,7 @@ func (r *relay) close() {
 // have ended.
 func (r *relay) serve(near net.Conn) {
 	defer near.Close() //nolint:errcheck // it has ended
-	gates := r.through(near.RemoteAddr())
+	gates := r.through(near)
 	if !r.pass(gates) {
 		return
 	}

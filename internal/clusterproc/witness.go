@@ -215,7 +215,7 @@ func (w *Witness) holders(ops []Op, v *Verdict) {
 	released := make(map[valueOf]int64)
 	for i := range ops {
 		if op := &ops[i]; op.Kind == Release {
-			released[valueOf{op.Key, uint64(op.Value)}] = op.Sent //nolint:gosec // a token has 64 bits
+			released[valueOf{op.Key, uint64(op.Value)}] = op.Sent
 		}
 	}
 	type hold struct{ from, until, token int64 }
@@ -226,7 +226,7 @@ func (w *Witness) holders(ops []Op, v *Verdict) {
 			continue
 		}
 		h := hold{op.End, op.Sent + int64(w.TTL), op.Value}
-		if at, ok := released[valueOf{op.Key, uint64(op.Value)}]; ok { //nolint:gosec // as above
+		if at, ok := released[valueOf{op.Key, uint64(op.Value)}]; ok {
 			h.until = min(h.until, at)
 		}
 		holds[op.Key] = append(holds[op.Key], h)
