@@ -39,7 +39,7 @@ func TestLoneNode(t *testing.T) {
 // TestShared does everything to three nodes on PostgreSQL.
 func TestShared(t *testing.T) {
 	w := newWorld(t, setting{nodes: 3, postgres: true, consul: true, rate: 1500})
-	var old []byte // a snapshot
+	var old, before []byte // snapshots
 	w.all([]event{
 		{"nothing", planned, func(*world, *observed) {}},
 		{"SIGTERM of a node", planned, terminate},
@@ -53,13 +53,11 @@ func TestShared(t *testing.T) {
 		{"SIGSTOP and SIGCONT", takeover, stop},
 		{"cut from Consul", takeover, cutFromConsul},
 		{"cut from everything", takeover, cutFromEverything},
-		{"lock keys deleted by hand", takeover, deleteLocks},
-		{"Consul restored, the snapshot's holders there", takeover, func(w *world, o *observed) {
-			before := w.snapshot()
-			deleteLocks(w, o) // so that epochs have risen since
-			hold(w.t, takeover)
-			w.restore(before, o)
+		{"lock keys deleted by hand", takeover, func(w *world, o *observed) {
+			before = w.snapshot()
+			deleteLocks(w, o) // epochs rise by that
 		}},
+		{"Consul restored, the snapshot's holders there", takeover, func(w *world, o *observed) { w.restore(before, o) }},
 		{"Consul emptied", takeover, emptyConsul},
 		{"Consul restored, the snapshot's holders gone", 25 * time.Second, func(w *world, o *observed) { w.restore(old, o) }},
 		{"PostgreSQL restarted", 2 * time.Second, restartPostgres},

@@ -26,8 +26,9 @@ const (
 	locks = 50
 	// lockTTL is the lease of locks, which are given back at once.
 	lockTTL = 3 * time.Second
-	// opTimeout bounds an operation.
+	// opTimeout bounds an operation, grace what is under way when a window ends.
 	opTimeout = 8 * time.Second
+	grace     = time.Second
 	// maxOutstanding bounds what a loader has under way. It does not send what
 	// is due beyond that.
 	maxOutstanding = 8000
@@ -138,14 +139,20 @@ func (l *loader) begin(file string) (stop func() error) {
 }
 
 // run sends operations when they are due, however long earlier ones take, until
-// quit is closed and all are answered.
+// quit is closed and all are answered or given up.
 func (l *loader) run(quit <-chan struct{}) {
 	random := rand.New(rand.NewPCG(l.config.Seed, l.owners.Add(1)))
 	every := time.Second / time.Duration(l.config.Rate)
 	ticker := time.NewTicker(2 * time.Millisecond)
 	defer ticker.Stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	var all sync.WaitGroup
-	defer all.Wait()
+	defer func() {
+		timer := time.AfterFunc(grace, cancel)
+		defer timer.Stop()
+		all.Wait()
+	}()
 	due := clusterproc.Now()
 	for {
 		for ; due <= clusterproc.Now(); due += int64(every) {
@@ -164,7 +171,7 @@ func (l *loader) run(quit <-chan struct{}) {
 			l.under.Add(1)
 			all.Go(func() {
 				defer l.under.Add(-1)
-				l.do(l.clients[which], op)
+				l.do(ctx, l.clients[which], op)
 			})
 		}
 		select {
@@ -175,8 +182,8 @@ func (l *loader) run(quit <-chan struct{}) {
 	}
 }
 
-func (l *loader) do(c *client.Client, op clusterproc.Op) {
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+func (l *loader) do(ctx context.Context, c *client.Client, op clusterproc.Op) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	op.Sent = clusterproc.Now()
 	switch op.Kind {

@@ -85,6 +85,9 @@ func newWorld(t *testing.T, s setting) *world {
 		w.ready(node)
 		w.readers = append(w.readers, w.dial(node))
 	}
+	if s.consul || s.servers {
+		w.settle()
+	}
 	w.load = startLoad(t, w.network, s.nodes, s.rate, w.folder, w.chance)
 	return w
 }
@@ -166,6 +169,33 @@ func (w *world) dial(node int) *client.Client {
 	return c
 }
 
+// settle waits until every shard has an owner and all nodes that run have as many,
+// give or take one.
+func (w *world) settle() {
+	w.t.Helper()
+	var last string
+	for ctx := soon(w.t); ; hold(w.t, 50*time.Millisecond) {
+		if ctx.Err() != nil {
+			w.t.Fatalf("the cluster does not settle: %s", last)
+		}
+		status, err := w.readers[w.present()-1].Status(ctx)
+		if err != nil {
+			last = err.Error()
+			continue
+		}
+		last = status.String()
+		least, most := status.GetShardsTotal(), uint32(0)
+		for _, n := range status.GetNodes() {
+			if clusterproc.Number(n.GetNode()) != w.away {
+				least, most = min(least, n.GetShards()), max(most, n.GetShards())
+			}
+		}
+		if status.GetShardsOwned() == status.GetShardsTotal() && most-least <= 1 && len(status.GetNodes()) >= w.nodes-min(1, w.away) {
+			return
+		}
+	}
+}
+
 func (w *world) check(err error) {
 	w.t.Helper()
 	if err != nil {
@@ -196,7 +226,7 @@ type event struct {
 }
 
 // around is how long there is load before an event and after it.
-const around = time.Second
+const around = 500 * time.Millisecond
 
 // run lets an event happen, judges what the clients saw and prints one line.
 func (w *world) run(t *testing.T, e event) {
@@ -209,6 +239,9 @@ func (w *world) run(t *testing.T, e event) {
 	if o.back != 0 {
 		w.await(o.back, o.since, o.within)
 	}
+	if w.consul != nil || w.servers != nil {
+		w.settle()
+	}
 	hold(t, around)
 	ops := w.load.end()
 	v := w.witness.Judge(ops, w.read())
@@ -217,8 +250,8 @@ func (w *world) run(t *testing.T, e event) {
 	line := fmt.Sprintf("event=%q store=%s ops=%d acked=%d refused=%d unknown=%d lost=%d doubled=%d pause=%v bound=%v",
 		e.name, w.store, v.Ops, v.Acked, v.Refused, v.Unknown, v.Lost, v.Doubled, pause.Length.Round(time.Millisecond), bound)
 	if o.apart != 0 {
-		cut := clusterproc.LongestPause(ops, o.from, func(op *clusterproc.Op) bool { return int(op.Side) == o.apart })
-		line += fmt.Sprintf(" pause_of_side_%d=%v", o.apart, cut.Length.Round(time.Millisecond))
+		cut := clusterproc.LongestPause(ops, o.from, func(op *clusterproc.Op) bool { return int(op.Side) == o.apart && !op.Only })
+		line += fmt.Sprintf(" pause_of_clients_beside_n%d=%v", o.apart, cut.Length.Round(time.Millisecond))
 	}
 	if o.back != 0 {
 		took := time.Duration(clusterproc.FirstAnswer(ops, uint8(o.back), o.since) - o.since)
@@ -232,11 +265,35 @@ func (w *world) run(t *testing.T, e event) {
 		t.Error(wrong)
 	}
 	if pause.Length > bound {
-		t.Errorf("key %d had no answer for %v, from %v of the window on", pause.Key, pause.Length, time.Duration(pause.From-begin(ops)))
+		t.Errorf("key %d had no answer for %v, from %v of the window on:\n%s", pause.Key, pause.Length, time.Duration(pause.From-begin(ops)), history(ops, pause))
 	}
 	if v.Acked < v.Ops/10 {
 		t.Errorf("only %d of %d operations were acknowledged", v.Acked, v.Ops)
 	}
+}
+
+// history prints what was asked of a key around a pause, and whether others had
+// one as long.
+func history(ops []clusterproc.Op, p clusterproc.Pause) string {
+	var b strings.Builder
+	first, others := begin(ops), make(map[uint32]int)
+	until := p.From + int64(p.Length)
+	for i := range ops {
+		op := &ops[i]
+		if op.Kind == clusterproc.Grant || op.Kind == clusterproc.Release || op.End < p.From || op.Due > until {
+			continue
+		}
+		if op.End-op.Due > int64(p.Length)*9/10 {
+			others[op.Shard]++
+		}
+		if op.Key == p.Key {
+			fmt.Fprintf(&b, "  due %v sent %v end %v from side %d (only its node: %v): kind %d, outcome %d, by n%d, shard %d, epoch %d\n",
+				time.Duration(op.Due-first), time.Duration(op.Sent-first), time.Duration(op.End-first),
+				op.Side, op.Only, op.Kind, op.Outcome, op.Node, op.Shard, op.Epoch)
+		}
+	}
+	fmt.Fprintf(&b, "  as long took operations on these shards: %v", others)
+	return b.String()
 }
 
 // begin is when the first operation was due.
@@ -264,11 +321,7 @@ func (w *world) read() map[uint32]int64 {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
-	node := w.any()
-	for node == w.away {
-		node = w.any()
-	}
-	b := handles.NewBatch(w.readers[node-1])
+	b := handles.NewBatch(w.readers[w.present()-1])
 	var answers []handles.CounterAnswer
 	for key := range uint32(keys) {
 		answers = append(answers, b.CounterGet(counterKey(key)))
@@ -314,4 +367,13 @@ func (w *world) accepts(node int) {
 		}
 	}
 	w.t.Fatalf("the server of Consul beside n%d takes no writes:\n%s", node, w.servers.Log(node))
+}
+
+// present is a node by chance that runs.
+func (w *world) present() int {
+	node := w.any()
+	for node == w.away {
+		node = w.any()
+	}
+	return node
 }

@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // Config says what a cluster consists of.
@@ -119,6 +121,8 @@ func (c *Cluster) Start(node int) error {
 // Run starts the program on a node's side with other arguments.
 func (c *Cluster) Run(side int, args ...string) (*Process, error) {
 	cmd := exec.Command(c.config.Binary, args...) //nolint:gosec,noctx // ends by a signal; the caller's program
+	// What speaks to tests is not for the program.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "QUERN_") })
 	return Start(c.config.Network, side, cmd, c.LogFile(side))
 }
 

@@ -18,6 +18,7 @@ type Witness struct {
 	TTL time.Duration
 
 	values map[uint32]int64        // of counters, as last read
+	open   map[uint32]int64        // unknown adds that were not there by then
 	owners map[ownership]uint8     // who has answered
 	epochs map[uint32]uint64       // the highest of a shard that anybody saw
 	tokens map[uint32]int64        // the highest of a lock that anybody saw
@@ -75,7 +76,7 @@ func (v *Verdict) Broken(kind string) int { return v.wrong[kind] }
 func (w *Witness) Judge(ops []Op, after map[uint32]int64) Verdict {
 	if w.owners == nil {
 		w.owners, w.epochs, w.tokens = make(map[ownership]uint8), make(map[uint32]uint64), make(map[uint32]int64)
-		w.floors, w.given = make(map[valueOf]int64), make(map[givenValue]struct{})
+		w.floors, w.given, w.open = make(map[valueOf]int64), make(map[givenValue]struct{}), make(map[uint32]int64)
 	}
 	v := Verdict{Ops: len(ops)}
 	for i := range ops {
@@ -201,7 +202,7 @@ func (w *Witness) bounded(ops []Op, v *Verdict) {
 			continue
 		}
 		n, _ := slices.BinarySearch(began[op.Key], op.End)
-		if upper := w.values[op.Key] + int64(n); op.Value > upper {
+		if upper := w.values[op.Key] + w.open[op.Key] + int64(n); op.Value > upper {
 			v.add("doubled", "key %d gave %d at n%d when %d could be there", op.Key, op.Value, op.Node, upper)
 		}
 	}
@@ -241,7 +242,8 @@ func (w *Witness) holders(ops []Op, v *Verdict) {
 	}
 }
 
-// counted: what was acknowledged is there, and nothing else but what is unknown.
+// counted: what was acknowledged is there, and nothing else but what is unknown,
+// which may come late.
 func (w *Witness) counted(ops []Op, after map[uint32]int64, v *Verdict) {
 	acked, unknown := make(map[uint32]int64), make(map[uint32]int64)
 	for i := range ops {
@@ -259,10 +261,16 @@ func (w *Witness) counted(ops []Op, after map[uint32]int64, v *Verdict) {
 			v.Lost += low - value
 			v.add("lost", "key %d is %d, was %d, and %d adds were acknowledged", key, value, w.values[key], acked[key])
 		}
-		if value > low+unknown[key] {
-			v.Doubled += value - low - unknown[key]
-			v.add("doubled", "key %d is %d, was %d, %d adds were acknowledged and %d are unknown", key, value, w.values[key], acked[key], unknown[key])
+		open := w.open[key] + unknown[key]
+		if value > low+open {
+			v.Doubled += value - low - open
+			v.add("doubled", "key %d is %d, was %d, %d adds were acknowledged and %d are unknown", key, value, w.values[key], acked[key], open)
 		}
+		if w.Durable {
+			// Elsewhere it cannot be told whether they are there.
+			open = max(0, open-max(0, value-low))
+		}
+		w.open[key] = open
 	}
 	w.values = after
 }

@@ -135,6 +135,27 @@ func TestWitnessRemembers(t *testing.T) {
 	}
 }
 
+// TestUnknownAddsMayComeLate, once.
+func TestUnknownAddsMayComeLate(t *testing.T) {
+	t.Parallel()
+	w := clusterproc.Witness{Durable: true}
+	unknown := as(add(1, 0, 0, 1, 7), outcome(clusterproc.Unknown))
+	for i, window := range []struct {
+		ops     []clusterproc.Op
+		after   int64
+		doubled int64
+	}{
+		{[]clusterproc.Op{unknown, unknown}, 1, 0},
+		{[]clusterproc.Op{add(1, 2, 10, 1, 7)}, 2, 0},
+		{[]clusterproc.Op{add(1, 4, 20, 1, 7)}, 4, 0},
+		{[]clusterproc.Op{add(1, 6, 30, 1, 7)}, 6, 1},
+	} {
+		if v := w.Judge(window.ops, map[uint32]int64{1: window.after}); v.Doubled != window.doubled || (len(v.Wrong) > 0) != (window.doubled > 0) {
+			t.Errorf("window %d: %d doubled, %q", i, v.Doubled, v.Wrong)
+		}
+	}
+}
+
 func TestLongestPause(t *testing.T) {
 	t.Parallel()
 	all := func(*clusterproc.Op) bool { return true }
