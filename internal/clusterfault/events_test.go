@@ -16,26 +16,6 @@ const (
 	planned = time.Second
 )
 
-// TestLoneNode shows the faults and the witnesses on one node without Consul.
-func TestLoneNode(t *testing.T) {
-	w := newWorld(t, setting{nodes: 1, postgres: true, rate: 1000})
-	w.all([]event{
-		{"PostgreSQL restarted", 2 * time.Second, restartPostgres},
-		{"kill -9 and restart", takeover, func(w *world, o *observed) {
-			killAndRestart(w, o)
-			o.apart = 0 // there is no other side
-		}},
-		// Nothing is promised but that it comes back.
-		{"cut from the store", 10 * time.Second, func(w *world, o *observed) {
-			w.cut(1, clusterproc.Store)
-			hold(w.t, fault)
-			o.healed(1, 10*time.Second)
-			w.heal(1, clusterproc.Store)
-			o.longer = fault
-		}},
-	})
-}
-
 // TestShared does everything to three nodes on PostgreSQL.
 func TestShared(t *testing.T) {
 	w := newWorld(t, setting{nodes: 3, postgres: true, consul: true, rate: 1500})

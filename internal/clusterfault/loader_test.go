@@ -182,26 +182,37 @@ func (l *loader) run(quit <-chan struct{}) {
 	}
 }
 
+// do carries out one operation. A counter that did not answer is read until it
+// does, so that it shows how long it did not; until, that is, the window ends.
 func (l *loader) do(ctx context.Context, c *client.Client, op clusterproc.Op) {
+	for answered := false; !answered && ctx.Err() == nil; {
+		answered = l.once(ctx, c, op)
+		op.Kind, op.Due = clusterproc.Get, clusterproc.Now()
+	}
+}
+
+// once reports whether the operation was answered.
+func (l *loader) once(ctx context.Context, c *client.Client, op clusterproc.Op) bool {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	op.Sent = clusterproc.Now()
 	switch op.Kind {
 	case clusterproc.Grant:
 		l.lock(ctx, c, op)
+		return true // it says nothing of a counter
 	case clusterproc.Get:
 		var reply quernv1.CounterServiceGetResponse
 		request := &quernv1.CounterServiceGetRequest{Key: counterKey(op.Key)}
-		l.counter(ctx, c, op, &handles.Operation{Method: handles.CounterGet, Request: request, Reply: &reply}, &reply)
+		return l.counter(ctx, c, op, &handles.Operation{Method: handles.CounterGet, Request: request, Reply: &reply}, &reply)
 	default:
 		var reply quernv1.CounterServiceAddResponse
 		request := &quernv1.CounterServiceAddRequest{Key: counterKey(op.Key)}
-		l.counter(ctx, c, op, &handles.Operation{Method: handles.CounterAdd, Request: request, Reply: &reply}, &reply)
+		return l.counter(ctx, c, op, &handles.Operation{Method: handles.CounterAdd, Request: request, Reply: &reply}, &reply)
 	}
 }
 
 // counter makes one call. After a failure its messages may still be in use.
-func (l *loader) counter(ctx context.Context, c *client.Client, op clusterproc.Op, call *handles.Operation, reply interface{ GetValue() int64 }) {
+func (l *loader) counter(ctx context.Context, c *client.Client, op clusterproc.Op, call *handles.Operation, reply interface{ GetValue() int64 }) bool {
 	call.Key = counterKey(op.Key)
 	err := c.Invoke(ctx, call)
 	op.End, op.Outcome = clusterproc.Now(), outcomeOf(err)
@@ -211,6 +222,7 @@ func (l *loader) counter(ctx context.Context, c *client.Client, op clusterproc.O
 		l.saw(op)
 	}
 	l.note(op)
+	return err == nil
 }
 
 // lock asks for a lock, and gives it back at once. Where it is another's there

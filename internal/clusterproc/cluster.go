@@ -121,9 +121,13 @@ func (c *Cluster) Start(node int) error {
 // Run starts the program on a node's side with other arguments.
 func (c *Cluster) Run(side int, args ...string) (*Process, error) {
 	cmd := exec.Command(c.config.Binary, args...) //nolint:gosec,noctx // ends by a signal; the caller's program
-	// What speaks to tests is not for the program.
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "QUERN_") })
+	cmd.Env = Environ()
 	return Start(c.config.Network, side, cmd, c.LogFile(side))
+}
+
+// Environ is this process's environment without what speaks to tests.
+func Environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "QUERN_") })
 }
 
 // Node returns the process of a node that was started.
