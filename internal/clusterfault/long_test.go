@@ -31,4 +31,3 @@ func TestLoneNode(t *testing.T) {
 		}},
 	})
 }
-

@@ -32,7 +32,8 @@ type world struct {
 	load    *load
 	witness clusterproc.Witness
 	nodes   int
-	away    int // a node that does not run; 0 for none
+	away    int  // a node that does not run; 0 for none
+	whole   bool // the last event has ended as it should
 	store   string
 	readers []*client.Client // by node less 1
 }
@@ -184,13 +185,17 @@ func (w *world) settle() {
 			continue
 		}
 		last = status.String()
-		least, most := status.GetShardsTotal(), uint32(0)
+		least, most, there := status.GetShardsTotal(), uint32(0), w.nodes
+		if w.away != 0 {
+			there--
+		}
 		for _, n := range status.GetNodes() {
-			if clusterproc.Number(n.GetNode()) != w.away {
+			if n.GetState() == "ready" {
+				there--
 				least, most = min(least, n.GetShards()), max(most, n.GetShards())
 			}
 		}
-		if status.GetShardsOwned() == status.GetShardsTotal() && most-least <= 1 && len(status.GetNodes()) >= w.nodes-min(1, w.away) {
+		if there == 0 && most-least <= 1 && status.GetShardsOwned() == status.GetShardsTotal() {
 			return
 		}
 	}
@@ -231,7 +236,7 @@ const around = 500 * time.Millisecond
 // run lets an event happen, judges what the clients saw and prints one line.
 func (w *world) run(t *testing.T, e event) {
 	t.Helper()
-	w.t, w.load.t = t, t
+	w.t, w.load.t, w.whole = t, t, false
 	w.load.begin()
 	hold(t, around)
 	var o observed
@@ -244,6 +249,7 @@ func (w *world) run(t *testing.T, e event) {
 	}
 	hold(t, around)
 	ops := w.load.end()
+	w.whole = true
 	v := w.witness.Judge(ops, w.read())
 	pause := clusterproc.LongestPause(ops, o.from, func(op *clusterproc.Op) bool { return int(op.Side) != o.apart })
 	bound := e.bound + o.longer

@@ -40,11 +40,17 @@ func Enter(env ...string) (code int, err error) {
 	// The child ends with the thread that started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	// It inherits the thread's priority: its times are to be its own, whatever
+	// else the machine does. Where that is not allowed it goes without.
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), priority)
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		return 0, fmt.Errorf("clusterproc: %w", err)
 	}
 	return exitCode(cmd.ProcessState), nil
 }
+
+// priority is a little above the usual one.
+const priority = -5
 
 // probeArg makes an entered program end once it was found that it can have
 // interfaces of its own.
