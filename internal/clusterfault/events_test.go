@@ -21,14 +21,15 @@ func TestShared(t *testing.T) {
 	w := newWorld(t, setting{nodes: 3, postgres: true, consul: true, rate: 1500})
 	var old, before []byte // snapshots
 	w.all([]event{
-		{"nothing", planned, func(*world, *observed) {}},
-		{"SIGTERM of a node", planned, terminate},
-		{"a node joins", planned, join},
+		{"SIGTERM of a node, which joins again", planned, func(w *world, o *observed) {
+			terminate(w, o)
+			join(w, o)
+		}},
 		{"kill -9", takeover, func(w *world, o *observed) {
 			old = w.snapshot()
 			kill(w, o)
+			join(w, o)
 		}},
-		{"a killed node comes back", planned, join},
 		{"kill -9 and restart at once under its name", takeover, killAndRestart},
 		{"SIGSTOP and SIGCONT", takeover, stop},
 		{"cut from Consul", takeover, cutFromConsul},
@@ -51,7 +52,6 @@ func TestMemory(t *testing.T) {
 		{"SIGSTOP and SIGCONT", takeover, stop},
 		{"cut from Consul", takeover, cutFromConsul},
 		{"cut from everything", takeover, cutFromEverything},
-		{"SIGTERM of a node", planned, terminate},
 	})
 }
 
@@ -126,7 +126,7 @@ func cutFromEverything(w *world, o *observed) {
 	w.heal(node, clusterproc.Everything)
 }
 
-// terminate ends a node in good order. It stays away.
+// terminate ends a node in good order.
 func terminate(w *world, o *observed) {
 	node := w.any()
 	o.apart = node
@@ -138,16 +138,18 @@ func terminate(w *world, o *observed) {
 		w.t.Errorf("n%d exited with %d", node, code)
 	}
 	w.away = node
+	w.settle()
 }
 
-// kill kills a node. It stays away.
+// kill kills a node, and waits until others have taken over.
 func kill(w *world, o *observed) {
 	node := w.any()
 	o.apart = node
 	w.cluster.Node(node).Kill()
 	w.t.Logf("n%d is killed", node)
-	hold(w.t, takeover)
 	w.away = node
+	hold(w.t, takeover)
+	w.settle()
 }
 
 // join starts the node that is away. Its own clients have it only when it is

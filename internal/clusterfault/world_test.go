@@ -16,6 +16,7 @@ import (
 	"github.com/quern-io/quern/internal/consulproc"
 	"github.com/quern-io/quern/internal/pgproc"
 	"github.com/quern-io/quern/internal/testservice"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
 // world is a cluster under load, and what is done to it. It belongs to one
@@ -185,20 +186,29 @@ func (w *world) settle() {
 			continue
 		}
 		last = status.String()
-		least, most, there := status.GetShardsTotal(), uint32(0), w.nodes
-		if w.away != 0 {
-			there--
-		}
-		for _, n := range status.GetNodes() {
-			if n.GetState() == "ready" {
-				there--
-				least, most = min(least, n.GetShards()), max(most, n.GetShards())
-			}
-		}
-		if there == 0 && most-least <= 1 && status.GetShardsOwned() == status.GetShardsTotal() {
+		if w.settled(status) {
 			return
 		}
 	}
+}
+
+// settled counts by names: a process that has ended may be a member for a while.
+func (w *world) settled(status *quernv1.ClusterServiceStatusResponse) bool {
+	shards := make(map[int]uint32)
+	for _, n := range status.GetNodes() {
+		if node := clusterproc.Number(n.GetNode()); n.GetState() == "ready" && node != w.away {
+			shards[node] += n.GetShards()
+		}
+	}
+	running := w.nodes
+	if w.away != 0 {
+		running--
+	}
+	least, most := status.GetShardsTotal(), uint32(0)
+	for _, n := range shards {
+		least, most = min(least, n), max(most, n)
+	}
+	return len(shards) == running && most-least <= 1 && status.GetShardsOwned() == status.GetShardsTotal()
 }
 
 func (w *world) check(err error) {
