@@ -27,7 +27,11 @@ func TestShared(t *testing.T) {
 		}},
 		{"kill -9", takeover, func(w *world, o *observed) {
 			old = w.snapshot()
-			kill(w, o)
+			kill(w, o, w.other())
+			join(w, o)
+		}},
+		{"kill -9 of the one who places", takeover, func(w *world, o *observed) {
+			kill(w, o, w.placer())
 			join(w, o)
 		}},
 		{"kill -9 and restart at once under its name", takeover, killAndRestart},
@@ -85,6 +89,7 @@ func TestThreeServers(t *testing.T) {
 func (w *world) all(events []event) {
 	t := w.t
 	for _, e := range events {
+		w.whole = true // where it is not asked for
 		if t.Run(e.name, func(t *testing.T) { w.run(t, e) }); !w.whole {
 			t.Errorf("%s did not come to its end; what follows is left out", e.name)
 			break
@@ -142,8 +147,7 @@ func terminate(w *world, o *observed) {
 }
 
 // kill kills a node, and waits until others have taken over.
-func kill(w *world, o *observed) {
-	node := w.any()
+func kill(w *world, o *observed, node int) {
 	o.apart = node
 	w.cluster.Node(node).Kill()
 	w.t.Logf("n%d is killed", node)

@@ -268,6 +268,9 @@ func (w *world) run(t *testing.T, e event) {
 	w.t, w.load.t, w.whole = t, t, false
 	w.load.begin()
 	hold(t, around)
+	if places := w.places(); places != 0 {
+		t.Logf("n%d writes the placement", places)
+	}
 	var o observed
 	e.do(w, &o)
 	if o.back != 0 {
@@ -412,4 +415,38 @@ func (w *world) present() int {
 		node = w.any()
 	}
 	return node
+}
+
+// places is the node that writes the placement; 0 where that is not known.
+func (w *world) places() int {
+	w.t.Helper()
+	if w.consul == nil {
+		return 0
+	}
+	session, err := w.consul.Holder(soon(w.t), "quern/c/leader")
+	w.check(err)
+	for node := 1; node <= w.nodes; node++ {
+		if strings.HasPrefix(session, "quern-c-"+clusterproc.Name(node)+"-") {
+			return node
+		}
+	}
+	return 0
+}
+
+// placer is the node that writes the placement, or any if there is none; other is
+// one of the others.
+func (w *world) placer() int {
+	if node := w.places(); node != 0 {
+		return node
+	}
+	return w.any()
+}
+
+func (w *world) other() int {
+	places := w.places()
+	for {
+		if node := w.any(); node != places {
+			return node
+		}
+	}
 }

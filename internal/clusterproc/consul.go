@@ -97,6 +97,23 @@ func (c *Consul) List(ctx context.Context, prefix string) ([]Pair, error) {
 	return pairs, nil
 }
 
+// Holder returns the name of the session that holds a key; empty for none.
+func (c *Consul) Holder(ctx context.Context, key string) (string, error) {
+	pairs, err := c.List(ctx, key)
+	if err != nil || len(pairs) == 0 || pairs[0].Session == "" {
+		return "", err
+	}
+	out, err := c.ask(ctx, http.MethodGet, "session/info/"+pairs[0].Session, nil)
+	if err != nil {
+		return "", err
+	}
+	var sessions []struct{ Name string }
+	if err := json.Unmarshal(out, &sessions); err != nil || len(sessions) == 0 {
+		return "", err //nolint:wrapcheck // a session that is gone is none
+	}
+	return sessions[0].Name, nil
+}
+
 // Snapshot returns all that the servers have agreed on; Restore brings it back.
 func (c *Consul) Snapshot(ctx context.Context) ([]byte, error) {
 	return c.ask(ctx, http.MethodGet, "snapshot", nil)
