@@ -51,7 +51,8 @@ func TestShared(t *testing.T) {
 
 // TestMemory cuts and stops nodes whose store is their own memory.
 func TestMemory(t *testing.T) {
-	w := newWorld(t, setting{nodes: 3, consul: true, rate: 1500})
+	t.Parallel()
+	w := newWorld(t, setting{nodes: 3, consul: true, rate: 1200})
 	w.all([]event{
 		{"SIGSTOP and SIGCONT", takeover, stop},
 		{"cut from Consul", takeover, cutFromConsul},
@@ -59,10 +60,11 @@ func TestMemory(t *testing.T) {
 	})
 }
 
-// TestThreeServers cuts a node and its server of Consul off, first one that
-// follows, then the one that leads.
+// TestThreeServers cuts a node and its server of Consul off: one that follows,
+// where there is time for that, and the one that leads.
 func TestThreeServers(t *testing.T) {
-	w := newWorld(t, setting{nodes: 3, postgres: true, servers: true, rate: 1500})
+	t.Parallel()
+	w := newWorld(t, setting{nodes: 3, postgres: true, servers: true, rate: 1200})
 	minority := func(name string, choose func(leader int) int) event {
 		return event{name, takeover, func(w *world, o *observed) {
 			for side := range w.nodes {
@@ -78,10 +80,14 @@ func TestThreeServers(t *testing.T) {
 			w.heal(node, clusterproc.Peers)
 		}}
 	}
-	w.all([]event{
+	events := []event{
 		minority("a server of Consul and a node cut off", func(leader int) int { return leader%3 + 1 }),
 		minority("the leading server of Consul and a node cut off", func(leader int) int { return leader }),
-	})
+	}
+	if !long {
+		events = events[1:]
+	}
+	w.all(events)
 }
 
 // all lets events happen one after the other. What comes after one that failed

@@ -9,8 +9,12 @@ import (
 	"github.com/quern-io/quern/internal/clusterproc"
 )
 
-// fault is how long a fault lasts.
-const fault = 30 * time.Second
+const (
+	// fault is how long a fault lasts.
+	fault = 30 * time.Second
+	// long says that there is time for what takes long.
+	long = true
+)
 
 // TestLoneNode shows the faults and the witnesses on one node without Consul.
 func TestLoneNode(t *testing.T) {

@@ -4,5 +4,9 @@ package clusterfault
 
 import "time"
 
-// fault is how long a fault lasts.
-const fault = 8 * time.Second
+const (
+	// fault is how long a fault lasts.
+	fault = 8 * time.Second
+	// long says that there is time for what takes long.
+	long = false
+)
