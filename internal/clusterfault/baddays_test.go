@@ -1,6 +1,7 @@
 package clusterfault
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os/exec"
@@ -31,6 +32,9 @@ type badDays struct {
 // at a SIGTERM.
 const waits = -1
 
+// there is how many counters the good node has: of many shards.
+const there = uint32(64)
+
 // TestBadDays starts nodes that cannot work. Each says why, and harms nobody.
 func TestBadDays(t *testing.T) {
 	t.Parallel()
@@ -40,6 +44,7 @@ func TestBadDays(t *testing.T) {
 }
 
 func (b *badDays) beside(t *testing.T) {
+	t.Helper()
 	// A port that nobody listens on.
 	nobody := free(t)
 	for _, d := range []struct {
@@ -90,8 +95,10 @@ func newBadDays(t *testing.T) *badDays {
 		t.Fatalf("%v\n%s", err, p.Log())
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	if _, err := c.Counter("there").Add(soon(t), 1); err != nil {
-		t.Fatalf("%v\n%s", err, p.Log())
+	for key := range there {
+		if _, err := c.Counter(counterKey(key)).Add(soon(t), 1); err != nil {
+			t.Fatalf("%v\n%s", err, p.Log())
+		}
 	}
 	return b
 }
@@ -144,7 +151,9 @@ func (b *badDays) expect(t *testing.T, code int, says string, args ...string) {
 		}
 		return
 	}
-	got, err := p.Wait(soon(t))
+	ctx, cancel := context.WithTimeout(t.Context(), patience/2)
+	defer cancel()
+	got, err := p.Wait(ctx)
 	if err != nil || got != code {
 		t.Errorf("it exited with %d, %v, want %d", got, err, code)
 	}
@@ -172,6 +181,7 @@ func until(t *testing.T, p *clusterproc.Process, done func() bool) {
 
 // newer gives a cluster a record that a later version could have written.
 func (b *badDays) newer(t *testing.T) {
+	t.Helper()
 	const record = `{"format":1,"protocol":%d,"cluster_id":"6f2e0a3c-1a54-4f0e-9e0b-0d0c7c5a7b11","shards":256,"lock_delay_ms":2000,"base_epoch":"1"}`
 	const later = 99
 	if err := b.consul.Put(soon(t), "quern/newer/record", fmt.Sprintf(record, later)); err != nil {
@@ -188,7 +198,9 @@ func (b *badDays) unharmed() {
 		b.t.Fatal(err)
 	}
 	defer c.Close()
-	if n, err := c.Counter("there").Add(soon(b.t), 1); err != nil || n != 2 {
-		b.t.Errorf("n1 answers %d, %v", n, err)
+	for key := range there {
+		if n, err := c.Counter(counterKey(key)).Add(soon(b.t), 1); err != nil || n != 2 {
+			b.t.Errorf("n1 answers %d, %v, want 2", n, err)
+		}
 	}
 }
