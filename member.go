@@ -45,9 +45,9 @@ func newMember(n *Node) (*member, error) {
 
 // record is what this node has of the cluster's record.
 func (m *member) record() cluster.Record {
-	r := cluster.Record{Shards: m.node.cfg.Shards, Format: clusterFormat, Protocol: clusterProtocol}
+	r := cluster.Record{Store: StoreMemory, Shards: m.node.cfg.Shards, Format: clusterFormat, Protocol: clusterProtocol}
 	if m.node.cfg.postgres() {
-		r.ClusterID, r.Shards = m.node.info.ClusterID, m.node.info.Shards
+		r.Store, r.ClusterID, r.Shards = "postgres", m.node.info.ClusterID, m.node.info.Shards
 	}
 	return r
 }
@@ -122,8 +122,12 @@ func (m *member) skew() func(context.Context) (time.Duration, error) {
 
 // leave gives the shards away, with which the node is no member any more.
 func (m *member) leave(ctx context.Context) error {
-	if o := m.owner.Load(); o != nil {
-		return o.Leave(ctx) //nolint:wrapcheck // explained by its caller
+	o := m.owner.Load()
+	if o == nil {
+		return nil
+	}
+	if err := o.Leave(ctx); !errors.Is(err, owner.ErrClosed) { // else it has not begun
+		return err //nolint:wrapcheck // explained by its caller
 	}
 	return nil
 }

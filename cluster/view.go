@@ -96,6 +96,9 @@ type ShardLock struct {
 type Record struct {
 	// ClusterID is the store's.
 	ClusterID [16]byte
+	// Store is the name of what all nodes keep states in; empty in records of
+	// before it was noted, which fit every store.
+	Store string
 	// Shards is how many there are, see keyspace.ValidShards.
 	Shards uint32
 	// LockDelay is LD, MinLockDelay to MaxLockDelay, in whole milliseconds.
@@ -128,6 +131,8 @@ func (r Record) Fit(own Record) error {
 		return differ("the cluster's format", r.Format, own.Format)
 	case own.Protocol != 0 && r.Protocol != own.Protocol:
 		return differ("the cluster's protocol", r.Protocol, own.Protocol)
+	case own.Store != "" && r.Store != "" && r.Store != own.Store:
+		return differ("the cluster's store", r.Store, own.Store)
 	case own.Shards != 0 && r.Shards != own.Shards:
 		return differ("the cluster's number of shards", r.Shards, own.Shards)
 	case own.ClusterID != [16]byte{} && r.ClusterID != own.ClusterID:

@@ -14,7 +14,7 @@ func testEstablish(f *fixture) {
 	if table := f.table(a); table.Record != nil {
 		f.Fatalf("a record before any: %+v", table.Record)
 	}
-	want := cluster.Record{ClusterID: [16]byte{7}, Shards: 64, LockDelay: 3 * time.Second, Base: 1 << 60, Format: 1, Protocol: 1}
+	want := cluster.Record{ClusterID: [16]byte{7}, Store: "postgres", Shards: 64, LockDelay: 3 * time.Second, Base: 1 << 60, Format: 1, Protocol: 1}
 	first, err := a.Establish(f.ctx(), want)
 	if err != nil || first.Index == 0 {
 		f.Fatalf("first: %+v, %v", first, err)
@@ -30,7 +30,7 @@ func testEstablish(f *fixture) {
 			f.Errorf("with %+v: %+v, %v", own, got, err)
 		}
 	}
-	for _, own := range []cluster.Record{{Shards: 128}, {ClusterID: [16]byte{8}}, {Format: 2}, {Protocol: 2}} {
+	for _, own := range []cluster.Record{{Shards: 128}, {Store: "memory"}, {ClusterID: [16]byte{8}}, {Format: 2}, {Protocol: 2}} {
 		_, err := a.Establish(f.ctx(), own)
 		f.wantErr("another record", err, cluster.ErrRecord)
 	}

@@ -100,6 +100,7 @@ type recordJSON struct {
 	Format      uint32 `json:"format"`
 	Protocol    uint32 `json:"protocol"`
 	ClusterID   string `json:"cluster_id"`
+	Store       string `json:"store,omitempty"`
 	Shards      uint32 `json:"shards"`
 	LockDelayMS int64  `json:"lock_delay_ms"`
 	Base        uint64 `json:"base_epoch,string"`
@@ -107,7 +108,7 @@ type recordJSON struct {
 
 func encodeRecord(r cluster.Record) ([]byte, error) {
 	return json.Marshal(recordJSON{ //nolint:wrapcheck // strings and numbers do not fail
-		Format: r.Format, Protocol: r.Protocol, ClusterID: formatID(r.ClusterID),
+		Format: r.Format, Protocol: r.Protocol, ClusterID: formatID(r.ClusterID), Store: r.Store,
 		Shards: r.Shards, LockDelayMS: r.LockDelay.Milliseconds(), Base: r.Base,
 	})
 }
@@ -131,7 +132,7 @@ func decodeRecord(value []byte) (cluster.Record, error) {
 		return cluster.Record{}, fmt.Errorf("cluster/consul: %w: %w", cluster.ErrRecord, err)
 	}
 	r := cluster.Record{
-		ClusterID: id, Shards: in.Shards, Base: in.Base, Format: in.Format, Protocol: in.Protocol,
+		ClusterID: id, Store: in.Store, Shards: in.Shards, Base: in.Base, Format: in.Format, Protocol: in.Protocol,
 		LockDelay: time.Duration(min(max(in.LockDelayMS, 0), maxDelayMS+1)) * time.Millisecond,
 	}
 	if r.Format > recordFormat {

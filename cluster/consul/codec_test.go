@@ -52,9 +52,9 @@ func TestLockValue(t *testing.T) {
 func TestRecordValue(t *testing.T) {
 	t.Parallel()
 	record := cluster.Record{
-		ClusterID: [16]byte{1}, Shards: 64, LockDelay: 1500 * time.Millisecond, Base: 1<<63 + 1, Format: 1, Protocol: 2,
+		ClusterID: [16]byte{1}, Store: "memory", Shards: 64, LockDelay: 1500 * time.Millisecond, Base: 1<<63 + 1, Format: 1, Protocol: 2,
 	}
-	const want = `{"format":1,"protocol":2,"cluster_id":"01000000-0000-0000-0000-000000000000","shards":64,` +
+	const want = `{"format":1,"protocol":2,"cluster_id":"01000000-0000-0000-0000-000000000000","store":"memory","shards":64,` +
 		`"lock_delay_ms":1500,"base_epoch":"9223372036854775809"}`
 	text, err := encodeRecord(record)
 	if err != nil || string(text) != want {
