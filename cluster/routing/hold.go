@@ -103,10 +103,12 @@ func (r *Router) keep(t *task) {
 	switch {
 	case t.givenUp():
 		t.end(0, t.verdict(errGivenUp))
-	case r.ctx.Err() != nil:
+	case r.ctx.Err() != nil || r.noWaits.Load():
 		t.end(0, t.verdict(errStopping))
 	case !now.Before(t.until) || !r.hold.add(t):
 		r.refuse(t)
+	case r.noWaits.Load() && r.hold.remove(t): // the end came meanwhile
+		t.end(0, t.verdict(errStopping))
 	case w != nil && w.given.Load() != givenNo && r.hold.remove(t): // given up meanwhile
 		t.end(0, t.verdict(errGivenUp))
 	}

@@ -356,8 +356,8 @@ func (r *Router) SubmitWait(op *handles.Operation, deadline time.Time, done hand
 	return t.cancel
 }
 
-// EndWaits answers all that waits with STOPPING, and from now on what would
-// have to. Places in queues stay.
+// EndWaits answers all that waits, for others or for an owner, with STOPPING, and
+// from now on what would have to. Places in queues stay.
 func (r *Router) EndWaits() {
 	r.noWaits.Store(true)
 	r.local.EndWaits()
@@ -372,7 +372,7 @@ func (r *Router) EndWaits() {
 			l.endWaits()
 		}
 	}
-	for _, t := range r.hold.take(func(t *task) bool { return t.wait != nil && t.op.MayWait() }) {
+	for _, t := range r.hold.take(func(*task) bool { return true }) {
 		t.end(0, t.verdict(errStopping))
 	}
 }
