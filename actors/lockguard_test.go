@@ -103,6 +103,7 @@ func TestGuardOfAWait(t *testing.T) {
 			t.Errorf("below the token of one who waits: %v", err)
 		}
 		same := r.beginGuarded(t, "k", "late", under("l", 5))
+		r.awaitParked("k", 2)
 		next := r.beginGuarded(t, "k", "next", under("l", 6))
 		r.awaitParked("k", 3)
 		began := time.Now()
