@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -502,4 +503,28 @@ func TestHeartbeatAfterTheLease(t *testing.T) {
 			return
 		}
 	}
+}
+
+// TestTimersOutlastALapse: what falls due while the shard lacks trust is looked
+// for again when the trust is back, in the same tenure.
+func TestTimersOutlastALapse(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const lease, span = 600 * time.Millisecond, 2 * time.Second
+		r := newLeased(t, newFaultStore())
+		r.serve(t, "k", 7, span)
+		r.hold(t, "k", "holder", lease)
+		wait := r.beginWait(t.Context(), "k", "waiter")
+		r.awaitParked("k", 1)
+		r.clock.set(span)
+		if _, err := r.lock("k").Get(t.Context()); !errors.Is(err, failure.NotOwner) {
+			t.Errorf("a read without trust: %v", err)
+		}
+		time.Sleep(2 * lease) //nolint:forbidigo // in a bubble
+		r.Extend([]uint32{r.shardOf("k")}, time.Hour)
+		began := time.Now()
+		if g := <-wait; g.err != nil || !g.Held || time.Since(began) > time.Second {
+			t.Errorf("the waiter: %+v after %v", g, time.Since(began))
+		}
+	})
 }

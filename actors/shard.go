@@ -274,6 +274,9 @@ func (s *shard) admit(c *call) {
 	switch s.phase {
 	case serving:
 		if s.barred() {
+			if c.task == taskDue {
+				s.timers.next.Store(1) // it is looked for again
+			}
 			c.complete(errNotOwner)
 			return
 		}

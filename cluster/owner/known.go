@@ -26,6 +26,8 @@ type epochs struct {
 func (e *epochs) note(epoch uint64, by cluster.Incarnation) {
 	switch {
 	case epoch > lease.MaxEpoch:
+	case epoch == e.top && e.by == (cluster.Incarnation{}):
+		e.by = by // a peer has told it before its writer was known
 	case by == e.by:
 		e.top = max(e.top, epoch)
 	case epoch > e.top:

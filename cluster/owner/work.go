@@ -231,14 +231,16 @@ func (c *core) proved(p lease.Prove, results []cluster.Result) {
 	}
 	c.o.stats.proofOK.Inc()
 	p.Holds = holds
+	held := c.m.Holding()
 	c.do(c.m.Proved(c.now(), p, missing))
 	if len(missing) > 0 {
 		c.readAnew()
 	}
 	// Where nothing is held any more the session is the likely reason, which its
-	// renewal may not notice for some seconds. A new one costs little.
+	// renewal may not notice for some seconds. A new one costs little. It is not
+	// where the last locks were released while the proof was under way.
 	session := cluster.Session(p.Session)
-	if len(missing) == len(holds) && len(missing) > 1 && session == c.session && c.m.Holding() == 0 {
+	if held > 1 && len(missing) == len(holds) && len(missing) > 1 && session == c.session && c.m.Holding() == 0 {
 		c.sessionGone(session)
 	}
 }

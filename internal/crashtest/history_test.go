@@ -207,7 +207,8 @@ func (h *histories) take(ctx context.Context, lock handles.Lock, key string, o h
 		h.record(key, call, step{name: "busy"}, nil)
 	case !g.Held && patienceIsOver(ctx): // nothing is left of it
 	case !g.Held:
-		h.note("%s: %s was told after %v, from %d on, that it has waited in vain", key, o.Owner, time.Since(began), call)
+		deadline, _ := ctx.Deadline()
+		h.note("%s: %s was told after %v, from %d on, that it has waited in vain, %v before its time", key, o.Owner, time.Since(began), call, time.Until(deadline))
 	default:
 		end := h.tick()
 		h.add(key, call, end, step{name: "queue up", owner: o.Owner})
@@ -216,10 +217,11 @@ func (h *histories) take(ctx context.Context, lock handles.Lock, key string, o h
 	return g.Token, g.Held && err == nil
 }
 
-// patienceIsOver reports whether a wait for as long as ctx lasts has ended.
+// patienceIsOver reports whether a wait for as long as ctx lasts has ended: the
+// shard counts in whole milliseconds.
 func patienceIsOver(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
-	return ok && !time.Now().Before(deadline)
+	return ok && time.Until(deadline) < time.Millisecond
 }
 
 // abandon gives up an Acquire: it may be waiting or holding until its owner was
