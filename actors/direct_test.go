@@ -229,6 +229,9 @@ func TestDirectBesideOthers(t *testing.T) {
 	if sum != 6*each {
 		t.Errorf("%d adds counted, want %d; %d were run at once", sum, 6*each, atOnce.Load())
 	}
+	if atOnce.Load() == 0 {
+		t.Error("nothing was run at once")
+	}
 }
 
 func reasonOf(err error) failure.Reason {

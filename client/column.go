@@ -133,6 +133,7 @@ func (l *link) Column(encoded []byte) error {
 		l.reply = r.Replies[i]
 		l.engine.answered(c, l, errs[i])
 	}
+	clear(r.Replies) // which point into the frame
 	clear(o.calls)
 	o.calls, o.batch = o.calls[:0], nil
 	if len(l.columns.free) < keptColumns {

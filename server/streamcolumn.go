@@ -174,7 +174,10 @@ func (c *streamColumn) answer() {
 		s.left(fine, false)
 	}
 	for i := range c.parts {
-		s.origin(&c.parts[i].Origin)
+		// A part may have ended long before the last one.
+		if o := &c.parts[i].Origin; o.Epoch >= *s.told.at(o.Shard) {
+			s.origin(o)
+		}
 	}
 	s.seal()
 	s.out.replies = frame.AppendColumnReply(s.out.replies, c.ID, len(c.parts), func(i int) ([]byte, *failure.Error) {

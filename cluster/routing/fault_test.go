@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/quern-io/quern/client"
 	"github.com/quern-io/quern/cluster/routing"
@@ -416,5 +418,62 @@ func TestEndWaits(t *testing.T) {
 	until(t, func() bool { return w.waiters(key) == 0 })
 	if err := a.Invoke(ctx, addOf(key)); err != nil {
 		t.Errorf("what does not wait: %v", err)
+	}
+}
+
+// try is an Acquire that does not wait.
+func try(key, owner string) *handles.Operation {
+	return &handles.Operation{
+		Method: handles.LockAcquire, Key: key,
+		Request: &quernv1.LockServiceAcquireRequest{Key: key, Owner: owner, Ttl: durationpb.New(time.Second)},
+		Reply:   &quernv1.LockServiceAcquireResponse{},
+	}
+}
+
+// TestTriesKeepToTheWindow: an Acquire that does not wait counts like any other
+// operation. More of them than the owner takes at a time wait here, and do not
+// break the stream.
+func TestTriesKeepToTheWindow(t *testing.T) {
+	t.Parallel()
+	const tries, window = 6000, 4096
+	_, a, b, _ := three(t)
+	begun := make(chan hung, tries)
+	b.local.hang.Store(&begun)
+	ended := make(chan error, tries)
+	for i := range tries {
+		a.Submit(try(keyOf(1, i), strconv.Itoa(i)), time.Time{}, completer(func(_ uint64, err error) { ended <- err }))
+	}
+	var first []hung
+	for range window {
+		first = append(first, <-begun)
+	}
+	for _, h := range first {
+		h.done.Completed(1, nil)
+	}
+	for range tries - window {
+		h := <-begun
+		h.done.Completed(1, nil)
+	}
+	for range tries {
+		if err := <-ended; err != nil {
+			t.Fatalf("a stream broke: %v", err)
+		}
+	}
+}
+
+// TestTryAtTheEndOfWaits: it does not wait, so it is answered by its owner also
+// where the node that passed it on stops.
+func TestTryAtTheEndOfWaits(t *testing.T) {
+	t.Parallel()
+	_, a, b, _ := three(t)
+	begun := make(chan hung, 1)
+	b.local.hang.Store(&begun)
+	got := make(chan error, 1)
+	go func() { got <- a.Invoke(t.Context(), try(keyOf(1, 0), "o")) }()
+	h := <-begun
+	a.EndWaits()
+	h.done.Completed(1, nil)
+	if err := <-got; err != nil {
+		t.Errorf("answered before the owner has: %v", err)
 	}
 }

@@ -273,7 +273,7 @@ func (l *link) take(t *task) uint64 {
 		l.tasks = append(l.tasks, t)
 		t.id = uint64(len(l.tasks))
 	}
-	if !t.windowless() {
+	if t.counted = !t.windowless(); t.counted {
 		l.owed++
 	}
 	if t.wait != nil {
@@ -284,7 +284,7 @@ func (l *link) take(t *task) uint64 {
 
 // release takes the id back. What was given up under it must not hit another.
 func (l *link) release(t *task) {
-	if !t.windowless() {
+	if t.counted {
 		l.owed--
 	}
 	delete(l.waits, t)
@@ -312,9 +312,10 @@ func (l *link) endWaits() {
 	l.mu.Lock()
 	var all []*task
 	for t, id := range l.waits {
-		if !t.windowless() {
+		if t.counted {
 			continue
 		}
+		t.perhaps = t.perhaps || t.frame < l.handed // the answer may be on its way
 		l.tasks[id-1] = &task{router: l.router, op: &handles.Operation{Method: t.op.Method}, dead: true, id: id, shard: t.shard}
 		l.cancels = append(l.cancels, cancelled{id: id})
 		all = append(all, t)

@@ -39,6 +39,7 @@ type task struct {
 	wait     *waiting  // of an operation that can be given up
 	keep     bool      // it is not pooled
 	dead     bool      // it was answered before the owner did
+	counted  bool      // in the window of its link
 
 	session string // of a session that is closed, or was opened
 	opened  func(id string, epoch uint64, err error)
@@ -295,7 +296,7 @@ func (r *Router) failed(t *task) {
 }
 
 // windowless says that the owner does not count the task in the stream's window.
-func (t *task) windowless() bool { return t.kind == taskOperation && t.op.Method.Waits }
+func (t *task) windowless() bool { return t.kind == taskOperation && t.op.MayWait() }
 
 // size is about what the task holds in memory.
 func (t *task) size() int {

@@ -236,11 +236,21 @@ func (w *ColumnWriter) Append(b []byte, id uint64, method, timeoutMS uint32) []b
 	b = appendUint(b, columnTimeout, uint64(timeoutMS))
 	for _, l := range lists {
 		b = appendBytes(b, l.field, *l.list)
-		*l.list = (*l.list)[:0]
+		*l.list = emptied(*l.list)
 	}
 	b = append(b, w.keys...)
-	w.keys, w.waits = w.keys[:0], false
+	w.keys, w.waits = emptied(w.keys), false
 	return end(b, start)
+}
+
+// keptList is the largest list that is kept for another column.
+const keptList = 256 << 10
+
+func emptied(list []byte) []byte {
+	if cap(list) > keptList {
+		return nil
+	}
+	return list[:0]
 }
 
 // The fields of StreamColumnReply and StreamPartError.
