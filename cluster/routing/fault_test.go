@@ -394,7 +394,7 @@ func TestPeerCalls(t *testing.T) {
 	}
 }
 
-// TestEndWaits: what waits at another node is answered with STOPPING, and keeps
+// TestEndWaits: what waits at another node is perhaps granted just now, and keeps
 // its place.
 func TestEndWaits(t *testing.T) {
 	t.Parallel()
@@ -409,8 +409,8 @@ func TestEndWaits(t *testing.T) {
 	go func() { ended <- a.Invoke(ctx, acquireOf(key)) }()
 	until(t, func() bool { return w.waiters(key) == 1 })
 	a.EndWaits()
-	if err := <-ended; !errors.Is(err, failure.Stopping) {
-		t.Errorf("ended with %v", err)
+	if err := <-ended; !errors.Is(err, failure.OutcomeUnknown) {
+		t.Errorf("ended with %v, although a grant may be on its way", err)
 	}
 	if err := a.Invoke(ctx, acquireOf(key)); !errors.Is(err, failure.Stopping) {
 		t.Errorf("another one: %v", err)
