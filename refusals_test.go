@@ -54,7 +54,7 @@ const (
 
 // lockRefusals are about the lock k that "me" holds under a token, gone under
 // which no lease runs any more, and {k}shared that "me" holds with others. The
-// tokens of one shard differ; those of locks of two shards may be the same.
+// tokens of one shard differ.
 func lockRefusals(held, gone, shared uint64) map[string]refusal {
 	ttl, long := durationpb.New(hour), strings.Repeat("x", 129)
 	return map[string]refusal{

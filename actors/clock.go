@@ -48,6 +48,16 @@ func (s *shard) now() int64 {
 // epoch.
 const epochShift = 32
 
+// shardNumbers are shared out among the shards, so that the first numbers of one
+// are not those of another: a fencing token that belongs to another key is then
+// hardly ever taken for the key's own.
+const shardNumbers = 1 << 24
+
+// firstNumber is below all numbers of an activation.
+func (s *shard) firstNumber(epoch uint64) uint64 {
+	return epoch<<epochShift + uint64(s.id)*shardNumbers/uint64(len(s.rt.shards)) //nolint:gosec // at least one
+}
+
 // next is [Turn.Next]. The numbers of an activation start at its epoch, which
 // is durable and higher than those before it; so none of them is stored. That
 // asks for epochs below 2^32, and of a shard that moves or is restarted for

@@ -1,10 +1,13 @@
 package actors_test
 
 import (
+	"errors"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/quern-io/quern/actors"
+	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/grains"
 	"github.com/quern-io/quern/handles"
 )
@@ -103,4 +106,20 @@ func TestLongSequenceReloads(t *testing.T) {
 	versions.put(r, "a")
 	r.Crash(r.shardOf("a"))
 	versions.put(r, "a")
+}
+
+// TestTokensOfTwoShards: a fencing token of one shard is none of another's.
+func TestTokensOfTwoShards(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newFaultStore(), withLock)
+	keys, tokens := [2]string{"a", "b"}, [2]uint64{}
+	if r.shardOf(keys[0]) == r.shardOf(keys[1]) {
+		t.Fatal("two keys of one shard show nothing")
+	}
+	for i, key := range keys {
+		tokens[i] = r.hold(t, key, "me", time.Hour)
+	}
+	if err := r.lock(keys[0]).Release(t.Context(), tokens[1]); !errors.Is(err, failure.NotHolder) {
+		t.Errorf("%d was given for %s and taken for %s: %v", tokens[1], keys[1], keys[0], err)
+	}
 }

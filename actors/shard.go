@@ -451,7 +451,7 @@ func (s *shard) activate(epoch uint64, lastTime int64) {
 	s.owned.Store(true)
 	s.ready.Store(true)
 	s.clock.start(lastTime)
-	s.sequence = max(s.sequence, epoch<<epochShift)
+	s.sequence = max(s.sequence, s.firstNumber(epoch))
 	s.timers.next.Store(1) // look once at what is due
 	s.rt.log.Debug("shard serves", slog.Any("shard", s.id), slog.Uint64("epoch", epoch))
 	s.settleClaim()

@@ -86,6 +86,11 @@ func (g *guard) lock(ctx context.Context, conn *pgx.Conn) error {
 		return s.explain(err)
 	}
 	key := s.advisory("lone node")
+	if shared, err := g.shared(ctx, conn, key); err != nil {
+		return s.explain(err)
+	} else if shared {
+		return fmt.Errorf("%w: schema %q of server %s is in use by the nodes of a cluster: join it with Consul, or name another schema in the URL, as ?schema=NAME", ErrTaken, s.schema, s.where())
+	}
 	_, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, key)
 	if sqlState(err) == codeLockNotAvailable {
 		return fmt.Errorf("%w: schema %q of server %s%s: stop that node, or name another schema in the URL, as ?schema=NAME; several nodes on one store need Consul", ErrTaken, s.schema, s.where(), g.holder(ctx, conn))
@@ -94,6 +99,16 @@ func (g *guard) lock(ctx context.Context, conn *pgx.Conn) error {
 		return s.explain(err)
 	}
 	return g.succeed(ctx, conn)
+}
+
+// shared reports whether members of a cluster have the lock. Whoever waited for it
+// behind them would keep out those who come after: the server lets nobody pass.
+func (g *guard) shared(ctx context.Context, conn *pgx.Conn, key int64) (has bool, err error) {
+	const query = `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ShareLock'
+	AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+	AND classid::bigint = ($1::bigint >> 32) & 4294967295 AND objid::bigint = $1::bigint & 4294967295)`
+	err = conn.QueryRow(ctx, query, key).Scan(&has)
+	return has, err
 }
 
 // succeed waits until the owner before has noticed, where it did not end its
