@@ -59,7 +59,7 @@ func (n *Node) proven(until time.Duration) {
 	}
 	shards := make([]uint32, n.info.Shards)
 	for i := range shards {
-		shards[i] = uint32(i) //nolint:gosec // at most keyspace.MaxShards
+		shards[i] = uint32(i)
 	}
 	r.Extend(shards, until)
 }

@@ -62,6 +62,8 @@ func openCluster(t *testing.T, nodes int, store string) []*quern.Node {
 // settle waits until a node sees that so many nodes own all shards, evenly.
 func settle(ctx context.Context, t *testing.T, n *quern.Node, nodes int) {
 	t.Helper()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
 	for {
 		s, err := n.Status(ctx)
 		if err != nil {
@@ -78,7 +80,7 @@ func settle(ctx context.Context, t *testing.T, n *quern.Node, nodes int) {
 			return
 		}
 		select {
-		case <-time.After(20 * time.Millisecond):
+		case <-look.C:
 		case <-ctx.Done():
 			t.Fatalf("the cluster does not settle: %v", s)
 		}

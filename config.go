@@ -142,7 +142,7 @@ func (c Config) validateCluster() error {
 	case c.Consul == "":
 		return fmt.Errorf("the cluster %q needs Consul, the address of an agent", c.Cluster)
 	case c.Cluster == "":
-		return errors.New("Consul is set, but no Cluster to join: name it")
+		return errors.New("the cluster to join has no name: set Cluster beside Consul")
 	case !consul.ValidCluster(c.Cluster):
 		return fmt.Errorf("the cluster's name is %q, must be 1 to 40 lower-case letters, digits and inner hyphens", c.Cluster)
 	case c.Store == "":

@@ -262,7 +262,7 @@ func TestAddsWithoutMemory(t *testing.T) {
 }
 
 // number is a kind whose states are numbers that some deltas spoil.
-type number struct{ blob }
+type number struct{}
 
 const (
 	deltaPanics = 1_000_000 + iota
@@ -282,7 +282,7 @@ type numberState struct {
 func (s *numberState) Add(delta int64) (int64, bool, error) {
 	switch delta {
 	case deltaPanics:
-		panic("a defect")
+		panic("a defect") //nolint:forbidigo // of a kind
 	case deltaEnds:
 		runtime.Goexit()
 	case deltaSpoils:

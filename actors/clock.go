@@ -55,7 +55,7 @@ const shardNumbers = 1 << 24
 
 // firstNumber is below all numbers of an activation.
 func (s *shard) firstNumber(epoch uint64) uint64 {
-	return epoch<<epochShift + uint64(s.id)*shardNumbers/uint64(len(s.rt.shards)) //nolint:gosec // at least one
+	return epoch<<epochShift + uint64(s.id)*shardNumbers/uint64(len(s.rt.shards))
 }
 
 // next is [Turn.Next]. The numbers of an activation start at its epoch, which

@@ -261,7 +261,7 @@ const sharedFrame = 16 << 10
 // long as that is small, else they take turns. A frame costs both ends more than
 // most of what is in it, so that many streams are for those who fill them.
 func (e *engine) nextTurn() uint {
-	n := uint(e.home) //nolint:gosec // not negative
+	n := uint(e.home)
 	if n == 0 {
 		return 0
 	}
@@ -276,7 +276,7 @@ func (e *engine) pick(c *call) *link {
 	if l := e.owner(c.shard); l != nil {
 		return l
 	}
-	n := uint(e.home) //nolint:gosec // not negative
+	n := uint(e.home)
 	for i := range n {
 		if l := e.links[(c.batch.turn+i)%n]; l != nil && !l.full() {
 			return l

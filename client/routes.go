@@ -101,19 +101,16 @@ func (e *engine) told(o *failure.Owner) {
 // followRoutes asks who owns what whenever that is worth asking, until ctx ends.
 func (c *Client) followRoutes(ctx context.Context) {
 	e := c.engine
-	pause := leastRoutes
 	for {
 		select {
 		case <-e.routes.news:
 		case <-ctx.Done():
 			return
 		}
-		pause = leastRoutes
-		for !c.askRoutes(ctx) {
+		for pause := leastRoutes; !c.askRoutes(ctx); pause = min(2*pause, mostRoutes) {
 			if !rested(ctx, pause) {
 				return
 			}
-			pause = min(2*pause, mostRoutes)
 		}
 		if !rested(ctx, leastRoutes) {
 			return

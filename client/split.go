@@ -53,7 +53,7 @@ func split(in *quernv1.CounterServiceAddManyRequest, out *quernv1.CounterService
 	clear(s.counts)
 	for i, key := range keys {
 		if err := keyspace.Check(key); err != nil {
-			s.failures = append(s.failures, failureAt(int32(i), err)) //nolint:gosec // at most MaxManyKeys
+			s.failures = append(s.failures, failureAt(int32(i), err))
 			s.shards[i] = noShard
 			continue
 		}
@@ -72,13 +72,13 @@ func (s *splitting) group() {
 		if n == 0 {
 			continue
 		}
-		s.parts = append(s.parts, part{all: s, shard: uint32(shard), from: at, to: at + n}) //nolint:gosec // not negative
+		s.parts = append(s.parts, part{all: s, shard: uint32(shard), from: at, to: at + n})
 		s.counts[shard] = at
 		at += n
 	}
 	for i, shard := range s.shards {
 		if shard != noShard {
-			s.order[s.counts[shard]] = int32(i) //nolint:gosec // at most MaxManyKeys
+			s.order[s.counts[shard]] = int32(i)
 			s.counts[shard]++
 		}
 	}

@@ -200,7 +200,7 @@ func tellTTL(to **durationpb.Duration, ms int64) {
 		*to = duration(ms)
 		return
 	}
-	d.Seconds, d.Nanos = ms/1000, int32(ms%1000)*int32(time.Millisecond) //nolint:gosec // below 10^9
+	d.Seconds, d.Nanos = ms/1000, int32(ms%1000)*int32(time.Millisecond)
 }
 
 func (l *lock) acquire(t *actors.Turn, q *quernv1.LockServiceAcquireRequest, a *quernv1.LockServiceAcquireResponse) (bool, error) {

@@ -41,7 +41,7 @@ func (c *call[Q, R]) durations() *durations {
 
 // put sets a duration in place and returns it.
 func put(d *durationpb.Duration, v time.Duration) *durationpb.Duration {
-	d.Seconds, d.Nanos = int64(v/time.Second), int32(v%time.Second) //nolint:gosec // below 10^9
+	d.Seconds, d.Nanos = int64(v/time.Second), int32(v%time.Second)
 	return d
 }
 

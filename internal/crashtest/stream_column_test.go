@@ -123,7 +123,7 @@ func (r *recordingAdds) Completed(epoch uint64, err error) {
 	if r.place.ID != "" && err == nil {
 		var reply quernv1.CounterServiceAddManyResponse
 		if err := proto.Unmarshal(r.adds.Result, &reply); err != nil {
-			panic(err)
+			panic(err) //nolint:forbidigo // a defect of the node
 		}
 		r.to.note(r.place, &reply)
 	}

@@ -26,7 +26,7 @@ func EndValues(b []byte, begun int) []byte {
 	start := begun + 2
 	n := len(b) - start
 	if n < 1<<7 {
-		b[start-1] = byte(n)
+		b[start-1] = byte(n) //nolint:gosec // below 128
 		return b
 	}
 	width := protowire.SizeVarint(uint64(n))

@@ -223,8 +223,12 @@ func (w *ColumnWriter) Append(b []byte, id uint64, method, timeoutMS uint32) []b
 		field protowire.Number
 		list  *[]byte
 	}{
-		{columnShards, &w.shards}, {columnCounts, &w.counts}, {columnNumbers, &w.numbers},
-		{columnSettled, &w.settled}, {columnOther, &w.other}, {columnDeltas, &w.deltas},
+		{columnShards, &w.shards},
+		{columnCounts, &w.counts},
+		{columnNumbers, &w.numbers},
+		{columnSettled, &w.settled},
+		{columnOther, &w.other},
+		{columnDeltas, &w.deltas},
 	}
 	size := 64 + len(w.keys)
 	for _, l := range lists {
@@ -282,7 +286,7 @@ func AppendColumnReply(b []byte, id uint64, n int, of func(part int) ([]byte, *f
 		if _, e := of(i); e != nil {
 			failed--
 			whole, inner := begin(b, columnReplyErrors)
-			whole = appendUint(whole, partErrorPart, uint64(i)) //nolint:gosec // not negative
+			whole = appendUint(whole, partErrorPart, uint64(i))
 			b = end(appendError(whole, partErrorError, e), inner)
 		}
 	}

@@ -113,7 +113,7 @@ func TestColumnsThatDoNotFit(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(*quernv1.StreamColumn){
 		"no id":            func(c *quernv1.StreamColumn) { c.Id = 0 },
-		"no parts":         func(c *quernv1.StreamColumn) { *c = quernv1.StreamColumn{Id: 1} }, //nolint:govet // nothing uses its lock
+		"no parts":         func(c *quernv1.StreamColumn) { *c = quernv1.StreamColumn{Id: 1} },
 		"fewer shards":     func(c *quernv1.StreamColumn) { c.Shards = c.Shards[1:] },
 		"no shards":        func(c *quernv1.StreamColumn) { c.Shards = nil },
 		"more counts":      func(c *quernv1.StreamColumn) { c.Counts = append(c.Counts, 1) },
