@@ -142,15 +142,16 @@ func (s *Store) afterConnect(ctx context.Context, conn *pgx.Conn) error {
 	if err := s.share(ctx, conn); err != nil {
 		return err
 	}
-	if s.info.ClusterID == [16]byte{} {
+	known := s.cluster.Load()
+	if known == nil {
 		return nil // Open makes or reads it
 	}
 	var id []byte
 	if err := conn.QueryRow(ctx, s.sql.clusterID).Scan(&id); err != nil {
 		return fmt.Errorf("postgres: cluster id: %w", err)
 	}
-	if !bytes.Equal(id, s.info.ClusterID[:]) {
-		return fmt.Errorf("%w: it had the id %x and has %x: another database answers under this URL", ErrOtherCluster, s.info.ClusterID, id)
+	if !bytes.Equal(id, known[:]) {
+		return fmt.Errorf("%w: it had the id %x and has %x: another database answers under this URL", ErrOtherCluster, *known, id)
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ type Store struct {
 	sql     statements
 	pool    *pgxpool.Pool
 	info    actors.StoreInfo
+	cluster atomic.Pointer[[16]byte] // the id in info, for connections; nil before Open has read it
 	claims  []claim                // by shard
 	line    atomic.Pointer[string] // of the server on which the first epoch was raised
 	guard   *guard                 // nil where the store is not lone
@@ -68,6 +69,7 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.do(ctx, s.setUp); err != nil {
 		return err
 	}
+	s.cluster.Store(&s.info.ClusterID)
 	s.claims = make([]claim, s.info.Shards)
 	if !s.options.Lone {
 		return nil
