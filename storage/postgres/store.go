@@ -24,9 +24,9 @@ type Store struct {
 	pool    *pgxpool.Pool
 	info    actors.StoreInfo
 	cluster atomic.Pointer[[16]byte] // the id in info, for connections; nil before Open has read it
-	claims  []claim                // by shard
-	line    atomic.Pointer[string] // of the server on which the first epoch was raised
-	guard   *guard                 // nil where the store is not lone
+	claims  []claim                  // by shard
+	line    atomic.Pointer[string]   // of the server on which the first epoch was raised
+	guard   *guard                   // nil where the store is not lone
 	closed  atomic.Bool
 	// quit ends what is under way when Close has waited long enough.
 	quit    context.Context //nolint:containedctx // the store's own, for its length
