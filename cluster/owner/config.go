@@ -22,6 +22,9 @@ const MaxSkew = 5 * time.Second
 var (
 	// ErrName is a node name that another process has, which answers.
 	ErrName = errors.New("owner: another node has this name")
+	// ErrAddr is an address, as others reach it, that another process announces,
+	// which answers.
+	ErrAddr = errors.New("owner: another node has this address")
 	// ErrClosed is an owner that was closed, or has left.
 	ErrClosed = errors.New("owner: closed")
 	// ErrNotGiven is a Leave that had to let go of shards without handing them

@@ -60,6 +60,7 @@ func newCore(o *Owner) (*core, error) {
 		times: make([]int64, n), current: make([]uint64, n), routes: make([]Route, n),
 	}
 	c.place.known, c.place.back = placement.New(n), make(map[string]bool)
+	c.place.awaited.anew(0)
 	c.moves.under = make(map[uint32]bool)
 	return c, nil
 }
@@ -96,6 +97,7 @@ func (c *core) round(ctx context.Context) {
 		c.do(c.m.Clock(now))
 	}
 	c.announce(ctx)
+	c.inquire(ctx)
 	c.lead(ctx)
 	c.wish()
 	c.move(ctx)

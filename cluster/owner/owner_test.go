@@ -3,6 +3,7 @@ package owner_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -151,6 +152,38 @@ func TestNames(t *testing.T) {
 		}
 		if refused != 2 {
 			t.Errorf("%d of three are refused", refused)
+		}
+	})
+}
+
+// TestAddresses: nor may a node announce an address that another has, by whatever
+// name; it may when the other was missed.
+func TestAddresses(t *testing.T) {
+	t.Parallel()
+	bubble(t, 1, 32, true, func(w *world) {
+		a := w.start("a")
+		w.settle(5*time.Second, a)
+		began := w.clock()
+		err := w.bootAt("b", a.member.Addr).owner.Start(w.Context())
+		if took := w.clock() - began; !errors.Is(err, owner.ErrAddr) || took < 4*time.Second || took > 5*time.Second {
+			t.Errorf("another name: %v after %v", err, took)
+		} else if text := err.Error(); !strings.Contains(text, a.member.Name+", ") || !strings.Contains(text, a.member.Addr) {
+			t.Errorf("it does not say who has it: %v", err)
+		}
+		w.settle(0, a)
+		errs := make(chan error, 2)
+		for _, name := range []string{"c", "d"} {
+			n := w.bootAt(name, "c:1")
+			go func() { errs <- n.owner.Start(w.Context()) }()
+		}
+		if one, two := <-errs, <-errs; errors.Is(one, owner.ErrAddr) == errors.Is(two, owner.ErrAddr) {
+			t.Errorf("of two that come together: %v, %v", one, two)
+		}
+		a.kill()
+		began = w.clock()
+		e := w.bootAt("e", a.member.Addr)
+		if err := e.owner.Start(w.Context()); err != nil || w.clock() > began+3*time.Second {
+			t.Errorf("after the other was killed: %v after %v", err, w.clock()-began)
 		}
 	})
 }

@@ -53,6 +53,7 @@ type place struct {
 	// waited for until held.
 	backAt, held time.Duration
 	back         map[string]bool
+	awaited      awaited
 
 	// establish: there is no record, and this node writes one.
 	establish, establishing bool
@@ -63,6 +64,7 @@ type place struct {
 // was away, or has forgotten them.
 func (p *place) authorityBack(c *core) {
 	p.backAt, p.back, p.stale = c.now(), make(map[string]bool), true
+	p.awaited.anew(p.backAt)
 }
 
 // read takes the placement of a table.
@@ -92,12 +94,13 @@ func (p *place) read(c *core, read cluster.Placement) {
 
 func (p *place) adopt(c *core, r *placement.Record) {
 	p.known, p.present, p.wishes, c.moves.look = r, true, true, true
+	p.awaited.look(c.now())
 }
 
 // due is when time alone makes something to do.
 func (p *place) due() time.Duration {
 	due := never
-	for _, at := range []time.Duration{p.seekAt, p.establishAt} {
+	for _, at := range []time.Duration{p.seekAt, p.establishAt, p.awaited.at} {
 		if at != 0 {
 			due = min(due, at)
 		}
@@ -250,29 +253,28 @@ func (c *core) gather() time.Duration {
 
 // candidates are the members as placement sees them. One that has shards and
 // was not seen since the authority is back keeps them for a while, and gets no
-// more: it is perhaps only later than this node.
+// more: it is perhaps only later than this node. But one that does not answer
+// when it is asked will not come.
 func (c *core) candidates() []placement.Member {
 	p := &c.place
 	self := c.o.self()
 	members := []placement.Member{candidate(self)}
-	passing := map[string]bool{self.Name: true}
 	for _, m := range c.members.List {
 		if m.Passing && m.Incarnation != self.Incarnation {
 			members = append(members, candidate(m))
-			passing[m.Name] = true
 		}
 	}
 	p.held = 0
-	until := p.backAt + c.delay() + 2*c.o.cfg.CheckTTL
+	until := c.holdsBack()
 	if c.now() >= until {
 		return members
 	}
-	for shard := range c.o.record.Shards {
-		if name := p.known.Node(shard); name != "" && !passing[name] && !p.back[name] {
+	c.missing(func(name string, _ uint32) {
+		if !p.awaited.gone(name) {
 			members = append(members, placement.Member{Name: name, Cordoned: true})
-			passing[name], p.held = true, until
+			p.held = until
 		}
-	}
+	})
 	return members
 }
 

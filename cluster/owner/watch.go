@@ -233,6 +233,7 @@ func (c *core) readMembers(m cluster.Members) {
 	}
 	c.members, c.dirty = m, true
 	c.place.stale, c.moves.look = true, true
+	c.place.awaited.meet(m.List, c.now())
 	for i := range m.List {
 		if m.List[i].Passing {
 			c.place.back[m.List[i].Name] = true

@@ -73,10 +73,13 @@ type node struct {
 }
 
 // boot makes a life of a node that was not started.
-func (w *world) boot(name string) *node {
+func (w *world) boot(name string) *node { w.Helper(); return w.bootAt(name, name+":1") }
+
+// bootAt makes one that announces an address.
+func (w *world) bootAt(name, addr string) *node {
 	w.Helper()
 	n := &node{w: w, client: w.twin.Connect(clusterName, 0), store: w.store, member: cluster.Member{
-		Name: name, Incarnation: cluster.NewIncarnation(), Addr: name + ":1", Protocol: 1,
+		Name: name, Incarnation: cluster.NewIncarnation(), Addr: addr, Protocol: 1,
 	}}
 	if !w.shared {
 		n.store = newRows()

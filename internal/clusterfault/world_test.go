@@ -107,7 +107,7 @@ func (w *world) startServers() {
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		w.t.Fatal(err)
 	}
-	if w.servers, err = clusterproc.StartServers(soon(w.t), w.network, w.nodes, folder, "performance { raft_multiplier = 1 }"); err != nil {
+	if w.servers, err = clusterproc.StartServers(soon(w.t), w.network, w.nodes, folder, clusterproc.FastConsul); err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(w.servers.Kill)
