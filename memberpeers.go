@@ -43,7 +43,9 @@ func (b memberBackend) Offer(_ context.Context, in *quernv1.PeerServiceOfferRequ
 		}
 		offers[i] = owner.Offer{Shard: of.GetShard(), Epoch: of.GetEpoch(), Handoff: cluster.HandoffID(of.GetHandoff())}
 	}
-	o.Offered(from, offers)
+	if err := o.Offered(from, offers); err != nil {
+		return nil, failure.Wrap(err, failure.Moving, "%v", err)
+	}
 	return &quernv1.PeerServiceOfferResponse{}, nil
 }
 

@@ -25,6 +25,8 @@ var (
 	// ErrAddr is an address, as others reach it, that another process announces,
 	// which answers.
 	ErrAddr = errors.New("owner: another node has this address")
+	// ErrSilent is a node that the authority does not answer.
+	ErrSilent = errors.New("owner: the authority does not answer this node")
 	// ErrClosed is an owner that was closed, or has left.
 	ErrClosed = errors.New("owner: closed")
 	// ErrNotGiven is a Leave that had to let go of shards without handing them

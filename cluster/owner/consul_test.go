@@ -3,6 +3,7 @@ package owner_test
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -72,8 +73,7 @@ func (d direct) Offer(_ context.Context, to cluster.Member, from cluster.Incarna
 	if d[to.Incarnation] == nil {
 		return errNoPeer
 	}
-	d[to.Incarnation].owner.Offered(from, offers)
-	return nil
+	return d[to.Incarnation].owner.Offered(from, offers)
 }
 
 func (d direct) Highest(_ context.Context, of cluster.Member, asks cluster.Incarnation, shards []uint32) ([]uint64, error) {
@@ -107,7 +107,7 @@ func TestConsul(t *testing.T) {
 		}
 		t.Cleanup(a.Close)
 		n := &agentNode{until: make(map[uint32]time.Duration), began: began, news: news}
-		m := cluster.Member{Name: name, Incarnation: cluster.NewIncarnation(), Addr: "127.0.0.1:7411", Protocol: 1}
+		m := cluster.Member{Name: name, Incarnation: cluster.NewIncarnation(), Addr: net.JoinHostPort(name, "7411"), Protocol: 1}
 		n.owner, err = owner.New(owner.Config{
 			Authority: a, Member: m, Record: cluster.Record{Shards: shards}, Store: store, Shards: n,
 			Peers: peers, Shared: true, Clock: n.clock,

@@ -19,7 +19,7 @@ const (
 	// moveAgain is the pause after an offer that failed, and offersTried after
 	// how many of them a shard is released without one.
 	moveAgain   = 500 * time.Millisecond
-	offersTried = 4
+	offersTried = 8
 	// offerTimeout bounds one offer.
 	offerTimeout = time.Second
 	// lastDrain bounds the drain of shards that nobody is there to take.

@@ -28,9 +28,12 @@ type Owner struct {
 	state atomic.Value // cluster.State
 	heard atomic.Int64
 	// tableWait is how long the next read of the table may wait, and tableNow
-	// ends the wait of the one under way.
-	tableWait atomic.Int64
-	tableNow  chan struct{}
+	// ends the wait of the one under way, membersNow that of one of the members.
+	tableWait  atomic.Int64
+	tableNow   chan struct{}
+	membersNow chan struct{}
+	// silent says that a call to the authority got no answer, and none since did.
+	silent atomic.Bool
 	// lost are sessions that somebody found to be gone.
 	lost chan cluster.Session
 
@@ -50,7 +53,7 @@ func New(cfg Config) (*Owner, error) {
 		return nil, err
 	}
 	o := &Owner{
-		cfg: cfg, mail: newMail(), tableNow: make(chan struct{}, 1),
+		cfg: cfg, mail: newMail(), tableNow: make(chan struct{}, 1), membersNow: make(chan struct{}, 1),
 		lost: make(chan cluster.Session, 1), closed: make(chan struct{}),
 	}
 	o.state.Store(cluster.Joining)
@@ -69,8 +72,13 @@ func (o *Owner) Highest(asks cluster.Incarnation, shards []uint32) []uint64 {
 	return o.known.besides(asks, shards)
 }
 
-// Offered takes a peer's word that it will release shards to this node.
-func (o *Owner) Offered(from cluster.Incarnation, offers []Offer) {
+// Offered takes a peer's word that it will release shards to this node. It
+// fails with ErrSilent where the authority does not answer this node, which then
+// could not take them; they are better off where they are.
+func (o *Owner) Offered(from cluster.Incarnation, offers []Offer) error {
+	if o.silent.Load() || !o.View().Fresh {
+		return ErrSilent
+	}
 	o.mail.offer(func(c *core) {
 		for _, offer := range offers {
 			o.known.note(offer.Shard, offer.Epoch, from)
@@ -79,6 +87,7 @@ func (o *Owner) Offered(from cluster.Incarnation, offers []Offer) {
 			}))
 		}
 	})
+	return nil
 }
 
 // Reraised takes the runtime's word that it has raised a shard's epoch at the
@@ -193,6 +202,7 @@ func (o *Owner) asked(call string, err error) {
 		!errors.Is(err, context.DeadlineExceeded) {
 		o.heard.Store(int64(o.cfg.Clock()))
 	}
+	o.led(call, err)
 }
 
 // self is this node as it announces itself.

@@ -45,7 +45,7 @@ func (o *Owner) watchTable(ctx context.Context) {
 	for ctx.Err() == nil {
 		w := cluster.Watch{Index: index, Wait: time.Duration(o.tableWait.Load())}
 		read, cancel := context.WithTimeout(ctx, w.Wait+w.Wait/16+attemptTimeout)
-		stop := o.cutShort(read, cancel)
+		stop := o.cutShort(read, cancel, o.tableNow)
 		t, err := o.cfg.Authority.Table(read, w)
 		cut := stop()
 		cancel()
@@ -66,13 +66,13 @@ func (o *Owner) watchTable(ctx context.Context) {
 	}
 }
 
-// cutShort cancels a read when the loop wants another one. stop ends that and
-// reports whether it happened.
-func (o *Owner) cutShort(ctx context.Context, cancel context.CancelFunc) (stop func() bool) {
+// cutShort cancels a read when now says that another one is wanted. stop ends
+// that and reports whether it happened.
+func (o *Owner) cutShort(ctx context.Context, cancel context.CancelFunc, now <-chan struct{}) (stop func() bool) {
 	cut, done := make(chan bool, 1), make(chan struct{})
 	o.running.Go(func() {
 		select {
-		case <-o.tableNow:
+		case <-now:
 			cancel()
 			cut <- true
 		case <-done:
@@ -89,12 +89,7 @@ func (o *Owner) cutShort(ctx context.Context, cancel context.CancelFunc) (stop f
 
 // readAnew ends the wait of the watch: something was lost, and the table is to
 // be read from the start.
-func (c *core) readAnew() {
-	select {
-	case c.o.tableNow <- struct{}{}:
-	default:
-	}
-}
+func (c *core) readAnew() { nudge(c.o.tableNow) }
 
 // pace sets how long a read of the table may wait: while a lock's time is being
 // counted the machine needs two reads in each delay at least.
@@ -214,16 +209,22 @@ func (o *Owner) watchMembers(ctx context.Context) {
 	)
 	for ctx.Err() == nil {
 		read, cancel := context.WithTimeout(ctx, idleWait+idleWait/16+attemptTimeout)
+		stop := o.cutShort(read, cancel, o.membersNow)
 		m, err := o.cfg.Authority.Members(read, cluster.Watch{Index: index, Wait: idleWait})
+		cut := stop()
 		cancel()
-		o.asked("members", err)
-		if err != nil {
+		switch {
+		case err == nil:
+			o.asked("members", nil)
+			index, again = m.Index, pause{}
+			o.mail.post(func(c *core) { c.readMembers(m) })
+		case cut && ctx.Err() == nil:
+			index = 0
+		default:
+			o.asked("members", err)
 			index = 0
 			again.wait(ctx)
-			continue
 		}
-		index, again = m.Index, pause{}
-		o.mail.post(func(c *core) { c.readMembers(m) })
 	}
 }
 

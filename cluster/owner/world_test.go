@@ -33,6 +33,8 @@ type world struct {
 	// lookEvery is how often the witness looks, beside each time that somebody
 	// begins to serve.
 	lookEvery time.Duration
+	// authority, where set, stands before that of each node.
+	authority func(cluster.Authority) cluster.Authority
 
 	mu    sync.Mutex
 	nodes map[cluster.Incarnation]*node
@@ -90,6 +92,9 @@ func (w *world) bootAt(name, addr string) *node {
 		Store: n.store, Shards: n.shards, Peers: peers{n}, Shared: w.shared, Clock: n.clock,
 		Skew:   func(context.Context) (time.Duration, error) { n.mu.Lock(); defer n.mu.Unlock(); return n.skew, nil },
 		Logger: w.log.With(slog.String("node", name)),
+	}
+	if w.authority != nil {
+		cfg.Authority = w.authority(n.client)
 	}
 	o, err := owner.New(cfg)
 	if err != nil {
@@ -196,10 +201,10 @@ func (p peers) to(ctx context.Context, m cluster.Member) (*node, error) {
 
 func (p peers) Offer(ctx context.Context, to cluster.Member, from cluster.Incarnation, offers []owner.Offer) error {
 	other, err := p.to(ctx, to)
-	if err == nil {
-		other.owner.Offered(from, offers)
+	if err != nil {
+		return err
 	}
-	return err
+	return other.owner.Offered(from, offers)
 }
 
 func (p peers) Highest(ctx context.Context, of cluster.Member, asks cluster.Incarnation, shards []uint32) ([]uint64, error) {

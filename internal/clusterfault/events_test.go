@@ -78,6 +78,7 @@ func TestThreeServers(t *testing.T) {
 			hold(w.t, fault)
 			o.healed(node, patience/2)
 			w.heal(node, clusterproc.Peers)
+			o.healing = w.leaderless(node%3 + 1)
 		}}
 	}
 	events := []event{
@@ -88,6 +89,20 @@ func TestThreeServers(t *testing.T) {
 		events = events[1:]
 	}
 	w.all(events)
+}
+
+// leaderless is for how long at most the servers of Consul take no writes now
+// that the one that was cut off is back: its votes of a later term may end the
+// term of the one that leads.
+func (w *world) leaderless(node int) (longest time.Duration) {
+	w.t.Helper()
+	for until := clusterproc.Now() + int64(takeover); clusterproc.Now() < until; hold(w.t, 50*time.Millisecond) {
+		began := clusterproc.Now()
+		w.accepts(node)
+		longest = max(longest, time.Duration(clusterproc.Now()-began))
+	}
+	w.t.Logf("the servers of Consul took no writes for %v after the heal", longest.Round(time.Millisecond))
+	return longest
 }
 
 // all lets events happen one after the other. What comes after one that failed

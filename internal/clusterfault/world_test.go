@@ -250,6 +250,8 @@ type observed struct {
 	within time.Duration
 	// longer is added to the bound.
 	longer time.Duration
+	// healing is added to it from since on.
+	healing time.Duration
 }
 
 // event does something to the world while there is load.
@@ -286,6 +288,17 @@ func (w *world) run(t *testing.T, e event) {
 	v := w.witness.Judge(ops, w.read())
 	pause := clusterproc.LongestPause(ops, o.from, func(op *clusterproc.Op) bool { return int(op.Side) != o.apart })
 	bound := e.bound + o.longer
+	if o.healing > 0 {
+		// What was due shortly before the heal may have its answer after it.
+		before := clusterproc.LongestPause(ops, o.from, func(op *clusterproc.Op) bool {
+			return int(op.Side) != o.apart && (op.End < o.since || op.Due < o.since-int64(bound))
+		})
+		t.Logf("event=%q pause before the heal=%v bound=%v", e.name, before.Length.Round(time.Millisecond), bound)
+		if before.Length > bound {
+			t.Errorf("key %d had no answer for %v before the heal:\n%s", before.Key, before.Length, history(ops, before))
+		}
+		bound += o.healing
+	}
 	line := fmt.Sprintf("event=%q store=%s ops=%d acked=%d refused=%d unknown=%d lost=%d doubled=%d pause=%v bound=%v",
 		e.name, w.store, v.Ops, v.Acked, v.Refused, v.Unknown, v.Lost, v.Doubled, pause.Length.Round(time.Millisecond), bound)
 	if o.apart != 0 {
