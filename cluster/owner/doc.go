@@ -21,7 +21,9 @@
 // session, one compares the clock. Reads of the table wait for 10 s while every
 // lock is held, and for two fifths of a delay while one is not, since its time
 // may be counting somewhere. After an error, or when something was found to be
-// lost, the next read begins without an index.
+// lost, the next read begins without an index. So do both watches when calls get
+// answers again after one got none: a read that waits may hang at a server that
+// led before.
 //
 // # What belongs here
 //
@@ -30,7 +32,9 @@
 // that does not pass, or is not listed, is gone, but for a time after the
 // authority itself was away or has forgotten something: until a delay and two
 // check TTLs have passed, those who have not come back yet keep what they had.
-// So after an outage each node retakes what it served.
+// So after an outage each node retakes what it served. Whoever is missing is
+// asked meanwhile, by every node, and is waited for only while it answers: two
+// questions take a second, during which the delay of its locks is counted.
 //
 // An authority that was emptied is populated again: by whoever sees it first
 // with a record whose base is above every epoch that it knows, by the leader
@@ -42,8 +46,9 @@
 // A shard that is served here and belongs on another member that passes is
 // offered to it, drained, and released to it by name; some tens are on their way
 // at a time. The offer comes first: a receiver that does not answer costs no
-// pause. After some tries the shard is released without one, and the receiver
-// waits for a delay. Leave is this for all shards at once.
+// pause. One that the authority does not answer refuses. After some tries the
+// shard is released without an offer, and the receiver waits for a delay. Leave
+// is this for all shards at once.
 //
 // # States of a node
 //

@@ -18,7 +18,9 @@ func (o *Owner) led(call string, err error) {
 	}
 	switch {
 	case errors.Is(err, cluster.ErrUnreachable), errors.Is(err, context.DeadlineExceeded):
-		o.silent.Store(true)
+		if !o.silent.Swap(true) {
+			nudge(o.membersNow) // whose answer, or none, shows how it goes on
+		}
 	case err == nil && o.silent.Swap(false):
 		nudge(o.tableNow)
 		nudge(o.membersNow)
