@@ -52,8 +52,8 @@ test: redis consul postgres ## Run every test under the race detector (PKG=… R
 # run code of others that races with itself. One package after the other, since
 # what they measure is the machine's.
 UNRACED = go test -count=1 -p=1 -timeout=5m $(TESTFLAGS) \
-  -run='^(TestStreamAllocatesNothing|TestNoGarbage|TestCounters|TestIdleConnections|TestIdleFrames|TestFloods)$$' \
-  . ./internal/frameconn ./bench/peers ./server
+  -run='^(TestStreamAllocatesNothing|TestLeaseCostsNoAllocation|TestIdleCounterIsSmall|TestNoGarbage|TestCounters|TestIdleConnections|TestIdleFrames|TestFloods)$$' \
+  . ./actors ./internal/frameconn ./bench/peers ./server
 
 .PHONY: test-unraced
 test-unraced: ## Run the tests that skip something under the race detector, without it

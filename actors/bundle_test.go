@@ -51,8 +51,9 @@ func TestBundleKeepsItsOrder(t *testing.T) {
 				r.SubmitBundle(r.shardOf("a"), &first.bundle)
 				r.SubmitBundle(r.shardOf("a"), &second.bundle)
 				r.SubmitBundle(r.shardOf("a"), &second.bundle) // is empty by now
-				if busy && r.Queued("a") != 2*size {
-					t.Errorf("%d are queued", r.Queued("a"))
+				// The look at what is due may be among them.
+				if queued := r.Queued("a"); busy && queued != 2*size && queued != 2*size+1 {
+					t.Errorf("%d are queued", queued)
 				}
 				close(p.block)
 				for i := range 2 * size {

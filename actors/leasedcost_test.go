@@ -41,6 +41,9 @@ func TestOneLookPerBatch(t *testing.T) {
 
 // TestLeaseCostsNoAllocation: neither a call nor what it shares with others.
 func TestLeaseCostsNoAllocation(t *testing.T) { //nolint:paralleltest // it counts the process's allocations
+	if raced {
+		t.Skip("counts allocations; make test-unraced runs it")
+	}
 	lone, under := newRig(t, newMemory()), newLeased(t, newMemory(), func(c *actors.Config) { c.Clock = nil })
 	under.serve(t, "a", 1, 1<<62)
 	count := func(r *rig) float64 {

@@ -12,8 +12,8 @@ import (
 // to 150 bytes at a million of them.
 func TestIdleCounterIsSmall(t *testing.T) {
 	const counters, bound, state = 1_000_000, 150, 16
-	if testing.Short() {
-		t.Skip("needs a million counters")
+	if testing.Short() || raced {
+		t.Skip("needs a million counters; make test-unraced runs it")
 	}
 	keys := make([]string, counters)
 	for i := range keys {
