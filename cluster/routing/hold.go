@@ -96,9 +96,7 @@ func (r *Router) keep(t *task) {
 	}
 	w := t.wait
 	if w != nil {
-		w.mu.Lock()
-		w.here, w.link = nil, nil
-		w.mu.Unlock()
+		w.at(nil)
 	}
 	switch {
 	case t.givenUp():

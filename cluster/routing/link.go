@@ -135,9 +135,7 @@ func (l *link) put(t *task) *failure.Error {
 	}
 	t.via = l.peer.addr
 	if w := t.wait; w != nil {
-		w.mu.Lock()
-		w.link = l
-		w.mu.Unlock()
+		w.at(l)
 	}
 	if !t.windowless() && l.owed >= int(l.hello.GetWindow()) {
 		if t.bytes == 0 {

@@ -351,6 +351,9 @@ func (l *local) SubmitList(first *handles.Submission) {
 
 func (l *local) EndWaits() {}
 
+// over gives up what has ended.
+func over(bool) {}
+
 var errNotOwner = failure.New(failure.NotOwner, "not here").After(5 * time.Millisecond)
 
 func (l *local) SubmitWait(op *handles.Operation, _ time.Time, done handles.Completer) func(bool) {
@@ -367,7 +370,7 @@ func (l *local) SubmitWait(op *handles.Operation, _ time.Time, done handles.Comp
 	w := l.node.world
 	if l.moving.Load() {
 		done.Completed(1, failure.New(failure.Moving, "it moves").After(time.Millisecond))
-		return nil
+		return over // as the runtime's, which says how even when it has ended
 	}
 	w.mu.Lock()
 	epoch := l.epochs[shard].Load()
@@ -375,7 +378,7 @@ func (l *local) SubmitWait(op *handles.Operation, _ time.Time, done handles.Comp
 	if epoch == 0 {
 		w.mu.Unlock()
 		done.Completed(0, errNotOwner)
-		return nil
+		return over
 	}
 	if op.Method == handles.LockAcquire {
 		if k := w.lock(op.Key); k.held && op.MayWait() {

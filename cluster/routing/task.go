@@ -69,10 +69,21 @@ type task struct {
 type waiting struct {
 	given atomic.Uint32 // givenNo, givenLeave or givenFinal
 
-	mu   sync.Mutex
+	mu   sync.Mutex       // guards what follows
 	here func(final bool) // while the runtime has it
 	link *link            // while a link has it
+	turn uint64           // counts its places: what one of them returns late is of no other
 	over bool             // it was answered
+}
+
+// at notes which link has the task; nil for the runtime, which has not said yet
+// how it gives up, and for the hold. It returns the turn.
+func (w *waiting) at(l *link) (turn uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.turn++
+	w.here, w.link = nil, l
+	return w.turn
 }
 
 const (
@@ -190,21 +201,26 @@ func (t *task) submitHere() {
 	case t.wait == nil:
 		r.local.Submit(t.op, t.deadline, t)
 	default:
-		cancel := r.local.SubmitWait(t.op, t.deadline, t)
-		t.wait.began(cancel)
+		turn := t.wait.at(nil)
+		t.wait.began(turn, r.local.SubmitWait(t.op, t.deadline, t))
 	}
 }
 
-// began notes how the runtime gives the operation up.
-func (w *waiting) began(cancel func(final bool)) {
+// began notes how the runtime gives the operation up, unless the turn has ended
+// inside the call that began it.
+func (w *waiting) began(turn uint64, cancel func(final bool)) {
 	if cancel == nil {
 		return
 	}
 	w.mu.Lock()
-	if !w.over {
+	ended := w.over || w.turn != turn
+	if !ended {
 		w.here = cancel
 	}
 	w.mu.Unlock()
+	if ended {
+		return
+	}
 	if given := w.given.Load(); given != givenNo {
 		cancel(given == givenFinal) // it came in between
 	}
