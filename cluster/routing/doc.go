@@ -26,7 +26,9 @@
 //
 // What nobody serves at present is held, for at most 5 s and its deadline, in a
 // buffer that is bounded in number and bytes. It goes on as soon as the table
-// changes. What is left is answered with MOVING: not done.
+// changes. What is left is answered with MOVING: not done. What comes back after
+// more than a second, such as a wait whose shard moves once more, is held anew;
+// what does not wait, and comes back since the stream broke, is not.
 //
 // Where the stream to an owner breaks, what was not handed to it is not done and
 // is routed again. What was handed over is perhaps done: a read, a numbered

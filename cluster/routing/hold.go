@@ -139,6 +139,7 @@ func (r *Router) release() {
 				r.refuse(t)
 				continue
 			}
+			t.left = now
 			r.route(t)
 		}
 		r.flush()

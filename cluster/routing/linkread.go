@@ -186,6 +186,9 @@ func (r *Router) lost(t *task) {
 		if t.perhaps {
 			r.counts.repeated.Inc()
 		}
+		if t.windowless() { // else what loses its owner each time would go on for ever
+			t.returned(time.Now())
+		}
 		r.keep(t)
 	}
 }

@@ -1,12 +1,21 @@
 package routing_test
 
 import (
+	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quern-io/quern/cluster/routing"
 	"github.com/quern-io/quern/failure"
+	"github.com/quern-io/quern/handles"
+	"github.com/quern-io/quern/internal/frame"
 )
+
+var errMoving = failure.New(failure.Moving, "it moves").After(time.Millisecond)
 
 // TestGivenUpAfterAMove: a wait that this node has refused inside the call, while
 // it gave the shard away, is given up where it waits by then.
@@ -27,4 +36,81 @@ func TestGivenUpAfterAMove(t *testing.T) {
 		t.Errorf("given up: %v", err)
 	}
 	until(t, func() bool { return w.waiters(key) == 0 })
+}
+
+// TestWaitMovesOften: each move may take as long as the first one, and no longer.
+func TestWaitMovesOften(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := alone(t, nil)
+		defer n.end(t)
+		taken := make(chan hung, 1)
+		n.local.hang.Store(&taken)
+		n.own(1, 1)
+		ended := make(chan error, 1)
+		n.SubmitWait(acquireOf(keyOf(1, 0)), time.Time{}, completer(func(_ uint64, err error) { ended <- err }))
+		for epoch := range uint64(3) {
+			time.Sleep(routing.HoldTime + time.Second) //nolint:forbidigo // in a bubble
+			n.own(1, epoch+2)
+			select {
+			case h := <-taken:
+				h.done.Completed(epoch+1, errMoving)
+			case err := <-ended:
+				t.Fatalf("move %d: %v", epoch+1, err)
+			}
+			synctest.Wait()
+		}
+		time.Sleep(2 * time.Second) //nolint:forbidigo // in a bubble
+		begin := time.Now()
+		for over := false; !over; {
+			select {
+			case h := <-taken:
+				h.done.Completed(4, errMoving)
+			case err := <-ended:
+				over = true
+				if took := time.Since(begin); !errors.Is(err, failure.Moving) || took < routing.HoldTime || took > routing.HoldTime+time.Second {
+					t.Errorf("%v after %v", err, took)
+				}
+			}
+		}
+	})
+}
+
+// numbered gives an operation a number in a session that every node knows.
+func (n *node) numbered(op *handles.Operation, number uint64) *handles.Operation {
+	n.world.mu.Lock()
+	defer n.world.mu.Unlock()
+	if n.world.sessions["s"] == nil {
+		n.world.sessions["s"] = make(map[uint64]proto.Message)
+	}
+	op.Session = handles.Session{ID: "s", Number: number, Waits: op.MayWait()}
+	return op
+}
+
+// TestWaitOutlivesItsOwners: a numbered wait is sent again however many owners are
+// lost; what does not wait is not.
+func TestWaitOutlivesItsOwners(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := alone(t, func(context.Context, string) (frame.Stream, error) { return newSilentStream(), nil })
+		n.Learn(1, routing.Owner{Node: "b", Addr: "b:1", Epoch: 1}, false)
+		waits, adds := make(chan error, 1), make(chan error, 1)
+		n.SubmitWait(n.numbered(acquireOf(keyOf(1, 0)), 1), time.Time{}, completer(func(_ uint64, err error) { waits <- err }))
+		n.Submit(n.numbered(addOf(keyOf(1, 0)), 1), time.Time{}, completer(func(_ uint64, err error) { adds <- err }))
+		time.Sleep(5 * (routing.Silence + time.Second)) //nolint:forbidigo // in a bubble
+		select {
+		case err := <-waits:
+			t.Errorf("the wait ended with %v", err)
+		default:
+			n.own(1, 9)
+			time.Sleep(2 * routing.Silence) //nolint:forbidigo // in a bubble
+			if err := <-waits; err != nil {
+				t.Error(err)
+			}
+		}
+		if err := <-adds; !errors.Is(err, failure.OutcomeUnknown) {
+			t.Errorf("what does not wait: %v", err)
+		}
+		n.end(t)
+	})
 }

@@ -82,6 +82,9 @@ const (
 	MaxHops = 3
 	// holdTime bounds the wait for an owner.
 	holdTime = 5 * time.Second
+	// awayTime is how long a task that was held must have been with somebody to
+	// be held as long as at first again.
+	awayTime = time.Second
 	// leastRetry and mostRetry bound the wait after a refusal by a node that the
 	// table takes for the owner.
 	leastRetry = 5 * time.Millisecond

@@ -48,7 +48,8 @@ type task struct {
 	// perhaps: an earlier attempt was perhaps carried out.
 	perhaps  bool
 	attempts uint32
-	until    time.Time // the end of being held; zero: it never was
+	until    time.Time // the end of being held; zero: it has not begun
+	left     time.Time // when it left the hold last
 	bytes    int       // what it counts in the hold
 	// Who has refused it last, by address or this node's name, under which epoch of
 	// the table, and when that may be asked again.
@@ -179,12 +180,22 @@ func (t *task) refused(r *Router, who string, err error) {
 	if who == r.self {
 		t.epoch, _ = r.local.Serving(t.shard)
 	}
+	t.returned(time.Now())
 	t.attempts++
 	pause := min(leastRetry<<min(t.attempts-1, 8), mostRetry)
 	if e, ok := errors.AsType[*failure.Error](err); ok {
 		pause = max(pause, min(e.RetryAfter, mostRetry))
 	}
 	t.retryAt = time.Now().Add(pause/2 + rand.N(pause)) //nolint:gosec // chance is enough
+}
+
+// returned lets the time to be held begin anew where the task was with somebody
+// for a while since.
+func (t *task) returned(now time.Time) {
+	if !t.left.IsZero() && now.Sub(t.left) > awayTime {
+		t.until, t.attempts = time.Time{}, 0
+	}
+	t.left = time.Time{}
 }
 
 // submitHere gives the task to the runtime.
