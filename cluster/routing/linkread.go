@@ -52,7 +52,7 @@ func (l *link) pump() {
 			refused = l.encode(t)
 		}
 		if refused != nil {
-			t.err, t.origin = refused, l.origins[t.shard]
+			t.err, t.origin = t.verdict(refused), l.origins[t.shard]
 			l.answers.push(t)
 		}
 	}

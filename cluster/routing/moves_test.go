@@ -3,6 +3,7 @@ package routing_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
 	"github.com/quern-io/quern/internal/frame"
+	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
 var errMoving = failure.New(failure.Moving, "it moves").After(time.Millisecond)
@@ -114,3 +116,62 @@ func TestWaitOutlivesItsOwners(t *testing.T) {
 		n.end(t)
 	})
 }
+
+// greeting is a silent stream with another hello.
+func greeting(h *quernv1.StreamHello) *silentStream {
+	s := newSilentStream()
+	<-s.hello
+	b, _ := frame.AppendHello(nil, h)
+	s.hello <- b
+	return s
+}
+
+// TestRepeatThatCannotBeSent: the next owner takes smaller frames than the one
+// that perhaps did it.
+func TestRepeatThatCannotBeSent(t *testing.T) {
+	t.Parallel()
+	for name, window := range map[string]uint32{"at once": 100, "behind a full window": 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				next := greeting(&quernv1.StreamHello{Node: "b", Shards: shards, Window: window, MaxFrameBytes: 1024})
+				first := newSilentStream()
+				streams := []*silentStream{first, next}
+				n := alone(t, func(context.Context, string) (frame.Stream, error) {
+					if len(streams) == 0 {
+						return nil, errors.New("cut")
+					}
+					s := streams[0]
+					streams = streams[1:]
+					return s, nil
+				})
+				n.Learn(1, routing.Owner{Node: "b", Addr: "b:1", Epoch: 1}, false)
+				small, large := make(ending, 1), make(ending, 1)
+				n.Submit(n.numbered(addOf(keyOf(1, 0)), 1), time.Time{}, small)
+				op := n.numbered(addOf(strings.Repeat("k", 2000)), 2)
+				op.Placed, op.Origin.Shard = true, 1
+				n.Submit(op, time.Time{}, large)
+				synctest.Wait()
+				first.Close()
+				time.Sleep(time.Second / 2) //nolint:forbidigo // in a bubble
+				b, err := proto.Marshal(&quernv1.GrainServiceStreamResponse{Replies: []*quernv1.StreamReply{{Id: 1}}})
+				if err != nil {
+					t.Error(err)
+				}
+				next.hello <- b
+				if err := <-small; err != nil {
+					t.Errorf("what fits: %v", err)
+				}
+				if err := <-large; !errors.Is(err, failure.OutcomeUnknown) {
+					t.Errorf("what does not: %v", err)
+				}
+				n.end(t)
+			})
+		})
+	}
+}
+
+// ending gets how an operation ends.
+type ending chan error
+
+func (e ending) Completed(_ uint64, err error) { e <- err }

@@ -151,14 +151,21 @@ func (t *task) repeatable() bool {
 	return t.kind != taskOperation || t.op.Session.ID != "" || t.op.IdempotencyKey != "" || !t.op.Method.Write
 }
 
-// verdict is what is said of a task that ends with err. Of an earlier attempt,
-// which may still arrive, a refusal knows nothing, unless it is one that the shard
-// keeps.
+// verdict is what is said of a task that this node ends with err. Of an earlier
+// attempt, which may still arrive, that knows nothing.
 func (t *task) verdict(err *failure.Error) *failure.Error {
-	if !t.perhaps || t.kind != taskOperation || !t.op.Method.Write || err.Outcome() == failure.Unknown || kept(err.Reason) {
+	if !t.perhaps || t.kind != taskOperation || !t.op.Method.Write || err.Outcome() == failure.Unknown {
 		return err
 	}
 	return failure.New(failure.OutcomeUnknown, "the operation perhaps happened; the last attempt failed: %s", err.Message)
+}
+
+// ruling is verdict of what the owner has said, who keeps some refusals.
+func (t *task) ruling(err *failure.Error) *failure.Error {
+	if kept(err.Reason) {
+		return err
+	}
+	return t.verdict(err)
 }
 
 // kept tells the refusals of a kind, which are remembered with an operation's
@@ -241,7 +248,7 @@ func (w *waiting) began(turn uint64, cancel func(final bool)) {
 func (t *task) Completed(epoch uint64, err error) {
 	if err == nil || !elsewhere(err) {
 		if e, ok := errors.AsType[*failure.Error](err); ok && t.perhaps {
-			err = t.verdict(e)
+			err = t.ruling(e)
 		}
 		t.end(epoch, err)
 		return
@@ -315,7 +322,7 @@ func (r *Router) failed(t *task) {
 	if t.kind == taskOperation {
 		t.op.Origin = t.origin
 	}
-	var err error = t.verdict(e)
+	var err error = t.ruling(e)
 	if again {
 		err = r.explain(t.shard, err)
 	}
