@@ -66,7 +66,7 @@ func (s *stream) Leave(id uint64) error {
 }
 
 // refSession gives a number to a session.
-func (s *stream) refSession(_, ref uint32, id []byte) error {
+func (s *stream) refSession(shard, ref uint32, id []byte) error {
 	if ref > streamRefs {
 		return failure.New(failure.InvalidField, "a session has the number %d, at most %d are taken", ref, streamRefs)
 	}
@@ -75,21 +75,23 @@ func (s *stream) refSession(_, ref uint32, id []byte) error {
 	}
 	s.speaks.refs[ref] = nil
 	if len(id) > 0 {
-		s.speaks.refs[ref] = &named{id: string(id)}
+		s.speaks.refs[ref] = &named{id: string(id), shard: shard}
 	}
 	return nil
 }
 
-// session finds the session of an operation, nil for none.
+// session finds the session of an operation, nil for none: what is kept of one is
+// its shard's alone.
 func (s *stream) session(shard, ref uint32) *named {
 	switch {
 	case ref == 0:
 		return *s.sessions.at(shard)
 	case int(ref) < len(s.speaks.refs):
-		return s.speaks.refs[ref]
-	default:
-		return nil
+		if n := s.speaks.refs[ref]; n != nil && n.shard == shard {
+			return n
+		}
 	}
+	return nil
 }
 
 // mayOpen is how many sessions the stream may ask for in a minute.

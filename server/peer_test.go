@@ -9,10 +9,12 @@ import (
 
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/internal/wire"
+	"github.com/quern-io/quern/keyspace"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
-// TestNumbersOfSessions are bounded, and one that was not given is no session.
+// TestNumbersOfSessions are bounded, and one that was not given, or was given at
+// another shard, is no session.
 func TestNumbersOfSessions(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
@@ -27,17 +29,18 @@ func TestNumbersOfSessions(t *testing.T) {
 		}
 	}
 	const id = "0123456789abcdef"
+	shard := keyspace.Shard("k", 256)
 	operation := func(id uint64, session uint32) *quernv1.StreamOperation {
 		return &quernv1.StreamOperation{Id: id, Method: 1, Request: []byte{0x0a, 1, 'k'}, Number: 1, Session: session}
 	}
 	send(&quernv1.GrainServiceStreamRequest{
 		Node:       "other",
 		Methods:    []*quernv1.StreamMethod{{Ref: 1, Procedure: "/quern.v1.CounterService/Add"}},
-		Sessions:   []*quernv1.StreamSession{{Shard: 1, Ref: 16_384, Id: []byte(id)}},
-		Operations: []*quernv1.StreamOperation{operation(1, 16_384), operation(2, 7), operation(3, 1<<31)},
+		Sessions:   []*quernv1.StreamSession{{Shard: shard, Ref: 16_384, Id: []byte(id)}, {Shard: shard ^ 1, Ref: 9, Id: []byte(id)}},
+		Operations: []*quernv1.StreamOperation{operation(1, 16_384), operation(2, 7), operation(3, 1<<31), operation(4, 9)},
 	})
 	reasons := make(map[uint64]string)
-	for len(reasons) < 3 {
+	for len(reasons) < 4 {
 		r, err := stream.Recv()
 		if err != nil {
 			t.Fatal(err)
@@ -46,7 +49,8 @@ func TestNumbersOfSessions(t *testing.T) {
 			reasons[reply.GetId()] = reply.GetError().GetReason()
 		}
 	}
-	if reasons[1] != "" || reasons[2] != failure.SessionExpired.String() || reasons[3] != failure.SessionExpired.String() {
+	expired := failure.SessionExpired.String()
+	if reasons[1] != "" || reasons[2] != expired || reasons[3] != expired || reasons[4] != expired {
 		t.Errorf("answered were %v", reasons)
 	}
 	send(&quernv1.GrainServiceStreamRequest{Sessions: []*quernv1.StreamSession{{Shard: 1, Ref: 16_385, Id: []byte(id)}}})

@@ -59,8 +59,9 @@ func (s *stream) Session(shard, ref uint32, id []byte, closing bool) error {
 
 // named is the stream's session at a shard.
 type named struct {
-	id   string
-	memo handles.Memo
+	id    string
+	shard uint32 // of one with a number
+	memo  handles.Memo
 }
 
 // Open implements frame.Requests.
