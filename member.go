@@ -74,7 +74,7 @@ func (m *member) configure(cfg *actors.Config) {
 func (m *member) start(ctx context.Context) error {
 	n := m.node
 	var err error
-	m.router, err = routing.New(routing.Config{Local: here{n}, View: m.view, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics})
+	m.router, err = routing.New(routing.Config{Local: here{n}, ClusterID: n.info.ClusterID, View: m.view, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics})
 	if err != nil {
 		return err //nolint:wrapcheck // a defect
 	}

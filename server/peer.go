@@ -27,6 +27,8 @@ type Peer interface {
 	// where the shard is this node's, else NOT_OWNER or MOVING.
 	OpenSessionHere(shard uint32, done func(id string, epoch uint64, err error))
 	CloseSessionHere(shard uint32, id string, done func(epoch uint64, err error))
+	// ClusterID is the id of the cluster, which nodes that connect look for.
+	ClusterID() []byte
 	// Offer and Highest are PeerService's.
 	Offer(ctx context.Context, in *quernv1.PeerServiceOfferRequest) (*quernv1.PeerServiceOfferResponse, error)
 	Highest(ctx context.Context, in *quernv1.PeerServiceHighestRequest) (*quernv1.PeerServiceHighestResponse, error)

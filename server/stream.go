@@ -165,11 +165,15 @@ func (s *stream) end() {
 }
 
 func (s *stream) hello() error {
+	var cluster []byte
+	if s.grains.peers != nil {
+		cluster = s.grains.peers.ClusterID()
+	}
 	var err error
 	s.out.origins, err = frame.AppendHello(s.out.origins, &quernv1.StreamHello{
 		Node: s.grains.backend.Name(), Shards: s.grains.backend.Shards(),
 		Window: streamWindow, MaxFrameBytes: uint32(s.grains.maxFrame), //nolint:gosec // a message limit
-		Columns: s.grains.adds != nil,
+		Columns: s.grains.adds != nil, ClusterId: cluster,
 	})
 	s.rouse()
 	return err //nolint:wrapcheck // of package proto

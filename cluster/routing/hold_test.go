@@ -31,7 +31,7 @@ func alone(t *testing.T, dial func(context.Context, string) (frame.Stream, error
 	w := newWorld()
 	n := &node{world: w, name: "a"}
 	n.local = &local{node: n}
-	r, err := routing.New(routing.Config{Local: n.local, View: n.view, Dial: dial})
+	r, err := routing.New(routing.Config{Local: n.local, ClusterID: inCluster, View: n.view, Dial: dial})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +150,7 @@ type silentStream struct {
 func newSilentStream() *silentStream {
 	s := &silentStream{hello: make(chan []byte, 1), sent: make(chan []byte, 64)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	b, _ := frame.AppendHello(nil, &quernv1.StreamHello{Node: "b", Shards: shards, Window: 100, MaxFrameBytes: 1 << 20})
+	b, _ := frame.AppendHello(nil, &quernv1.StreamHello{Node: "b", Shards: shards, Window: 100, MaxFrameBytes: 1 << 20, ClusterId: inCluster[:]})
 	s.hello <- b
 	return s
 }

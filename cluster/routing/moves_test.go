@@ -134,7 +134,7 @@ func TestRepeatThatCannotBeSent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				next := greeting(&quernv1.StreamHello{Node: "b", Shards: shards, Window: window, MaxFrameBytes: 1024})
+				next := greeting(&quernv1.StreamHello{Node: "b", Shards: shards, Window: window, MaxFrameBytes: 1024, ClusterId: inCluster[:]})
 				first := newSilentStream()
 				streams := []*silentStream{first, next}
 				n := alone(t, func(context.Context, string) (frame.Stream, error) {

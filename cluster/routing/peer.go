@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,10 +30,14 @@ const (
 	peerWrite = 3 * time.Second
 )
 
+// peerKey is a node at an address, which another node may have later.
+type peerKey struct{ node, addr string }
+
 // peer is the way to one node.
 type peer struct {
+	peerKey
+
 	router *Router
-	addr   string
 	link   atomic.Pointer[link] // nil while there is none
 
 	mu       sync.Mutex // guards what follows
@@ -142,11 +147,27 @@ func (p *peer) open(ctx context.Context) (*link, error) {
 		return nil, fmt.Errorf("%w: %w", errHello, err)
 	}
 	h := m.GetHello()
-	if h.GetShards() != p.router.shards || h.GetWindow() == 0 || h.GetMaxFrameBytes() == 0 {
+	if err := p.meant(h); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("%w of a node of this cluster: %d shards, not %d", errHello, h.GetShards(), p.router.shards)
+		return nil, err
 	}
 	return newLink(p, f, h), nil
+}
+
+// meant says why the node that was reached is not the one that was meant. A lone
+// node, or one of another cluster, would execute whatever it is sent.
+func (p *peer) meant(h *quernv1.StreamHello) error {
+	r := p.router
+	switch {
+	case !bytes.Equal(h.GetClusterId(), r.ClusterID()):
+		return fmt.Errorf("%w of a node of this cluster: its id is %x, not %x", errHello, h.GetClusterId(), r.ClusterID())
+	case h.GetNode() != p.node:
+		return fmt.Errorf("%w of %s: it is %s", errHello, p.node, h.GetNode())
+	case h.GetShards() != r.shards || h.GetWindow() == 0 || h.GetMaxFrameBytes() == 0:
+		return fmt.Errorf("%w of a node of this cluster: %d shards, not %d", errHello, h.GetShards(), r.shards)
+	default:
+		return nil
+	}
 }
 
 var dialer = net.Dialer{Timeout: dialTimeout, KeepAliveConfig: net.KeepAliveConfig{

@@ -31,6 +31,9 @@ const testTimeout = 20 * time.Second
 
 const shards = 16
 
+// inCluster is the id of the cluster that all nodes are of.
+var inCluster = [16]byte{1}
+
 // world is what all nodes of a test share: a store that is never wrong, and who
 // owns what.
 type world struct {
@@ -209,7 +212,7 @@ func (w *world) start(tb testing.TB, name string) *node {
 	if w.echo {
 		to = echo{n.local}
 	}
-	r, err := routing.New(routing.Config{Local: to, View: n.view, Dial: n.dialPeer})
+	r, err := routing.New(routing.Config{Local: to, ClusterID: inCluster, View: n.view, Dial: n.dialPeer})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -40,6 +40,9 @@ type Local interface {
 // Config is what a Router needs.
 type Config struct {
 	Local Local
+	// ClusterID is the id of the cluster, which those must name that are taken
+	// for owners.
+	ClusterID [16]byte
 	// View returns the present view.
 	View func() View
 	// Dial opens a stream to a node's address; nil dials TCP.
@@ -71,7 +74,7 @@ type Router struct {
 	mu      sync.Mutex // guards what follows
 	started bool
 	ended   bool
-	peers   map[string]*peer // by address
+	peers   map[peerKey]*peer
 	calls   map[string]*caller
 	watches map[*passedWatch]struct{}
 }
@@ -109,7 +112,7 @@ func New(cfg Config) (*Router, error) {
 	r := &Router{
 		cfg: cfg, local: cfg.Local, self: cfg.Local.Name(), shards: cfg.Local.Shards(),
 		table: newTable(cfg.Local.Shards()), log: cfg.Logger,
-		peers: make(map[string]*peer), calls: make(map[string]*caller), watches: make(map[*passedWatch]struct{}),
+		peers: make(map[peerKey]*peer), calls: make(map[string]*caller), watches: make(map[*passedWatch]struct{}),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.hold.wake = make(chan struct{}, 1)
@@ -158,6 +161,9 @@ func (r *Router) Stop(ctx context.Context) error {
 
 // Name is the node's.
 func (r *Router) Name() string { return r.self }
+
+// ClusterID implements the server's Peer.
+func (r *Router) ClusterID() []byte { return r.cfg.ClusterID[:] }
 
 // Shards is how many there are.
 func (r *Router) Shards() uint32 { return r.shards }
@@ -222,10 +228,11 @@ func (r *Router) peerOf(o Owner) *peer {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.peers[o.Addr]
+	key := peerKey{node: o.Node, addr: o.Addr}
+	p := r.peers[key]
 	if p == nil {
-		p = &peer{router: r, addr: o.Addr}
-		r.peers[o.Addr] = p
+		p = &peer{router: r, peerKey: key}
+		r.peers[key] = p
 	}
 	return p
 }
@@ -233,26 +240,30 @@ func (r *Router) peerOf(o Owner) *peer {
 // retire closes the streams to nodes that have left and own nothing.
 func (r *Router) retire(v View) {
 	r.table.mu.Lock() // nobody finds a way that is closed just now
-	used := make(map[string]bool)
+	used, addrs := make(map[peerKey]bool), make(map[string]bool)
+	uses := func(node, addr string) { used[peerKey{node, addr}], addrs[addr] = true, true }
 	for _, m := range v.Members() {
-		used[m.Addr] = true
+		uses(m.Node, m.Addr)
 	}
 	for shard := range r.shards {
-		used[r.table.at(shard).owner.Addr] = true
+		o := &r.table.at(shard).owner
+		uses(o.Node, o.Addr)
 	}
 	r.mu.Lock()
 	var gone []*peer
-	for addr, p := range r.peers {
-		if !used[addr] {
+	for key, p := range r.peers {
+		if !used[key] {
 			gone = append(gone, p)
-			delete(r.peers, addr)
+			delete(r.peers, key)
 		}
 	}
 	r.mu.Unlock()
 	r.table.mu.Unlock()
 	for _, p := range gone {
 		p.leave()
-		r.forget(p.addr)
+		if !addrs[p.addr] {
+			r.forget(p.addr)
+		}
 	}
 }
 

@@ -640,7 +640,10 @@ type StreamHello struct {
 	// The largest frame that is taken.
 	MaxFrameBytes uint32 `protobuf:"varint,4,opt,name=max_frame_bytes,json=maxFrameBytes,proto3" json:"max_frame_bytes,omitempty"`
 	// Whether the node takes columns.
-	Columns       bool `protobuf:"varint,5,opt,name=columns,proto3" json:"columns,omitempty"`
+	Columns bool `protobuf:"varint,5,opt,name=columns,proto3" json:"columns,omitempty"`
+	// The id of the cluster that the node is a member of; none for a node that is
+	// alone.
+	ClusterId     []byte `protobuf:"bytes,6,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -708,6 +711,13 @@ func (x *StreamHello) GetColumns() bool {
 		return x.Columns
 	}
 	return false
+}
+
+func (x *StreamHello) GetClusterId() []byte {
+	if x != nil {
+		return x.ClusterId
+	}
+	return nil
 }
 
 // StreamOrigin says who answers for a shard.
@@ -1167,13 +1177,15 @@ const file_quern_v1_grain_proto_rawDesc = "" +
 	"\bsessions\x18\x03 \x03(\v2\x17.quern.v1.StreamSessionR\bsessions\x12/\n" +
 	"\areplies\x18\x04 \x03(\v2\x15.quern.v1.StreamReplyR\areplies\x12\x12\n" +
 	"\x04pong\x18\x05 \x01(\x04R\x04pong\x125\n" +
-	"\acolumns\x18\x06 \x03(\v2\x1b.quern.v1.StreamColumnReplyR\acolumns\"\x93\x01\n" +
+	"\acolumns\x18\x06 \x03(\v2\x1b.quern.v1.StreamColumnReplyR\acolumns\"\xb2\x01\n" +
 	"\vStreamHello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06shards\x18\x02 \x01(\rR\x06shards\x12\x16\n" +
 	"\x06window\x18\x03 \x01(\rR\x06window\x12&\n" +
 	"\x0fmax_frame_bytes\x18\x04 \x01(\rR\rmaxFrameBytes\x12\x18\n" +
-	"\acolumns\x18\x05 \x01(\bR\acolumns\"N\n" +
+	"\acolumns\x18\x05 \x01(\bR\acolumns\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x06 \x01(\fR\tclusterId\"N\n" +
 	"\fStreamOrigin\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
