@@ -3,6 +3,7 @@ package quern
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -268,6 +269,18 @@ func (n *Node) addColumns(ctx context.Context, op *handles.Operation, in *quernv
 	return n.gather(ctx, op, b, all, out)
 }
 
+// whole is what the operation ends with where its last column has ended with err.
+// That is the error of a numbered one, which has one column, and of another one
+// with one column whose shard is elsewhere: the router takes it back. Any other
+// error is told of its keys.
+func (n *Node) whole(b *bulk, op *handles.Operation, err error) error {
+	moved := errors.Is(err, failure.Moving) || errors.Is(err, failure.NotOwner)
+	if op.Session.ID != "" || n.member != nil && len(b.columns) == 1 && moved {
+		return err
+	}
+	return nil
+}
+
 // gather takes the answers. Columns that have none yet stay in use: then
 // nothing that they write to may be read, or used again.
 func (n *Node) gather(ctx context.Context, op *handles.Operation, b *bulk, all *actors.Waiter, out *quernv1.CounterServiceAddManyResponse) error {
@@ -281,9 +294,8 @@ func (n *Node) gather(ctx context.Context, op *handles.Operation, b *bulk, all *
 	if len(b.columns) == 1 {
 		op.Origin.Epoch = epoch
 	}
-	if op.Session.ID == "" || err == nil {
+	if err = n.whole(b, op, err); err == nil {
 		b.assemble(out)
-		err = nil
 	}
 	if !left {
 		n.free(b)
@@ -332,10 +344,9 @@ func (b *bulk) arrive() {
 	if len(b.columns) == 1 {
 		epoch, err = b.columns[0].epoch, b.columns[0].err
 	}
-	if b.op.Session.ID == "" || err == nil {
+	if err = b.node.whole(b, b.op, err); err == nil {
 		out, _ := b.op.Reply.(*quernv1.CounterServiceAddManyResponse)
 		b.assemble(out)
-		err = nil
 	}
 	done := b.done
 	b.node.free(b)

@@ -44,8 +44,12 @@ func (r *Router) whole(op *handles.Operation) bool {
 
 // invokeMany runs a bulk add and waits for it.
 func (r *Router) invokeMany(ctx context.Context, op *handles.Operation) error {
-	if r.whole(op) && r.here(r.shardOf(op)) {
-		return r.local.Invoke(ctx, op) //nolint:wrapcheck // a *failure.Error
+	whole, shard := r.whole(op), r.shardOf(op)
+	var refused error
+	if whole && r.here(shard) {
+		if refused = r.local.Invoke(ctx, op); refused == nil || !elsewhere(refused) {
+			return refused //nolint:wrapcheck // a *failure.Error
+		}
 	}
 	if ctx.Err() != nil {
 		return gaveUp(ctx)
@@ -53,7 +57,11 @@ func (r *Router) invokeMany(ctx context.Context, op *handles.Operation) error {
 	i := &invocation{op: *op, over: make(chan struct{})}
 	i.op.Placed, i.op.Passage = false, nil
 	deadline, _ := ctx.Deadline()
-	r.Submit(&i.op, deadline, i) //nolint:contextcheck // as in forward
+	if whole {
+		r.begin(r.newTask(&i.op, shard, deadline, i), refused) //nolint:contextcheck // as in forward
+	} else {
+		r.submitMany(&i.op, deadline, i) //nolint:contextcheck // as in forward
+	}
 	select {
 	case <-i.over:
 	case <-ctx.Done():
@@ -105,7 +113,7 @@ func (r *Router) submitMany(op *handles.Operation, deadline time.Time, done hand
 	s.left.Store(int32(len(s.parts))) //nolint:gosec // as many as shards
 	parts := s.parts                  // done may come before the last was begun
 	for _, p := range parts {
-		r.Submit(&p.op, deadline, p)
+		r.begin(r.newTask(&p.op, p.op.Origin.Shard, deadline, p), nil)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/quern-io/quern/client"
 	"github.com/quern-io/quern/cluster/routing"
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
@@ -175,3 +176,41 @@ func TestRepeatThatCannotBeSent(t *testing.T) {
 type ending chan error
 
 func (e ending) Completed(_ uint64, err error) { e <- err }
+
+// TestBulkOfAMovingShard: an unnumbered bulk add is held as an addition is, as a
+// whole and in parts, however it came.
+func TestBulkOfAMovingShard(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]client.Options{"stream": {Patience: -1}, "unary": {Unary: true}, "itself": {}} {
+		for parts, keys := range map[string][]string{"whole": {keyOf(0, 1), keyOf(0, 2)}, "in parts": {keyOf(0, 1), keyOf(1, 1), keyOf(0, 2)}} {
+			t.Run(name+", "+parts, func(t *testing.T) {
+				t.Parallel()
+				w, a, _, _ := three(t)
+				ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+				defer cancel()
+				invoke := a.Invoke
+				if name != "itself" {
+					invoke = a.dial(t, o).Invoke
+				}
+				a.local.moving.Store(true)
+				out := &quernv1.CounterServiceAddManyResponse{}
+				ended := make(ending, 1)
+				go func() {
+					ended <- invoke(ctx, &handles.Operation{
+						Method: handles.CounterAddMany, Request: &quernv1.CounterServiceAddManyRequest{Keys: keys}, Reply: out,
+					})
+				}()
+				until(t, func() bool { return a.local.calls.Load() > 0 })
+				w.give("c", 0)
+				if err := <-ended; err != nil || len(out.GetFailures()) > 0 || len(out.GetValues()) != len(keys) {
+					t.Errorf("%v, %v", out, err)
+				}
+				for _, key := range keys {
+					if got := w.value(key); got != 1 {
+						t.Errorf("%s is %d", key, got)
+					}
+				}
+			})
+		}
+	}
+}

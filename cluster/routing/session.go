@@ -4,20 +4,26 @@ import "github.com/quern-io/quern/failure"
 
 // OpenSession opens a session at a shard, wherever that is.
 func (r *Router) OpenSession(shard uint32, done func(id string, epoch uint64, err error)) {
-	r.begin(&task{router: r, kind: taskOpen, shard: shard, opened: done})
+	r.begin(&task{router: r, kind: taskOpen, shard: shard, opened: done}, nil)
 }
 
 // CloseSession forgets a session, wherever its shard is.
 func (r *Router) CloseSession(shard uint32, id string, done func(epoch uint64, err error)) {
-	r.begin(&task{router: r, kind: taskClose, shard: shard, session: id, closed: done})
+	r.begin(&task{router: r, kind: taskClose, shard: shard, session: id, closed: done}, nil)
 }
 
-func (r *Router) begin(t *task) {
-	if r.here(t.shard) {
+// begin sends a task on its way. Where this node has refused it already, refused
+// says why.
+func (r *Router) begin(t *task, refused error) {
+	switch {
+	case refused != nil:
+		t.refused(r, r.self, refused)
+		r.keep(t)
+	case r.here(t.shard):
 		t.submitHere()
-		return
+	default:
+		r.pass(t)
 	}
-	r.pass(t)
 }
 
 // OpenSessionHere implements the server's Peer.
