@@ -24,7 +24,7 @@ func EndOfBulk(shards uint32, joined bool, op *handles.Operation, err error, don
 	in, _ := op.Request.(*quernv1.CounterServiceAddManyRequest)
 	b := n.newBulk(in)
 	b.node, b.op, b.done = n, op, done
-	b.left.Store(int32(len(b.columns))) //nolint:gosec // few
+	b.left.Store(int32(len(b.columns)))
 	for i := range b.columns {
 		b.columns[i].Completed(1, err)
 	}
