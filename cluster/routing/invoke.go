@@ -80,9 +80,8 @@ func (r *Router) InvokeAll(ctx context.Context, ops []*handles.Operation) {
 			go func() { item.ended(r.Invoke(ctx, &item.op)) }()
 			continue
 		}
-		item.op.Origin = handles.Origin{Shard: keyspace.Shard(op.Key, r.shards)}
 		item.op.Placed = true
-		r.Submit(&item.op, deadline, item) //nolint:contextcheck // as in forward
+		r.begin(r.newTask(&item.op, keyspace.Shard(op.Key, r.shards), deadline, item), nil) //nolint:contextcheck // as in forward
 	}
 	g.arrive()
 	select {

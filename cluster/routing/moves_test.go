@@ -214,3 +214,24 @@ func TestBulkOfAMovingShard(t *testing.T) {
 		}
 	}
 }
+
+// TestInvokeAllDuringAMove: what is invoked together is held, too.
+func TestInvokeAllDuringAMove(t *testing.T) {
+	t.Parallel()
+	w, a, _, _ := three(t)
+	a.local.moving.Store(true)
+	ops := []*handles.Operation{addOf(keyOf(0, 0)), addOf(keyOf(1, 0))}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.InvokeAll(t.Context(), ops)
+	}()
+	until(t, func() bool { return a.local.calls.Load() > 0 })
+	w.give("c", 0)
+	<-ended
+	for _, op := range ops {
+		if op.Err != nil || w.value(op.Key) != 1 {
+			t.Errorf("%s is %d, %v", op.Key, w.value(op.Key), op.Err)
+		}
+	}
+}
