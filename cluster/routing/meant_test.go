@@ -53,16 +53,28 @@ func TestOthersAtTheOwnersAddress(t *testing.T) {
 	}
 }
 
-// TestAddressOfAnother: a node that owns something at the address of another, which
-// is gone, is reached.
+// TestAddressOfAnother: who has the address of a node that is gone is reached once it
+// owns something itself.
 func TestAddressOfAnother(t *testing.T) {
 	t.Parallel()
-	_, a, b, _ := three(t)
-	a.Learn(1, routing.Owner{Node: "gone", Addr: b.srv.GRPCAddr(), Epoch: 1 << 20}, false)
-	ended := make(ending, 1)
-	a.Submit(addOf(keyOf(1, 0)), time.Time{}, ended)
-	a.Heard(failure.Owner{Shard: 1, Node: "b", Addr: b.srv.GRPCAddr(), Epoch: 1<<20 + 1})
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		sent := make(chan []byte, 64)
+		n := alone(t, func(context.Context, string) (frame.Stream, error) {
+			s := newSilentStream()
+			s.sent = sent
+			return s, nil
+		})
+		n.Learn(1, routing.Owner{Node: "gone", Addr: "b:1", Epoch: 1}, false)
+		n.Submit(addOf(keyOf(1, 0)), time.Time{}, nothing{})
+		time.Sleep(time.Second) //nolint:forbidigo // in a bubble
+		if len(sent) > 0 {
+			t.Error("it was taken for the one that is gone")
+		}
+		n.Heard(failure.Owner{Shard: 1, Node: "b", Addr: "b:1", Epoch: 2})
+		time.Sleep(time.Second) //nolint:forbidigo // in a bubble
+		if len(sent) == 0 {
+			t.Error("it was sent nothing")
+		}
+		n.end(t)
+	})
 }
