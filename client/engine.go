@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -271,33 +272,48 @@ func (e *engine) nextTurn() uint {
 	return e.turn
 }
 
-// pick returns a stream with room: the owner's, the one whose turn it is, or any.
+// pick returns a stream with room: the owner's, the one whose turn it is, or any;
+// one to a node that is stopping only where there is no other.
 func (e *engine) pick(c *call) *link {
 	if l := e.owner(c.shard); l != nil {
 		return l
 	}
+	var last *link
 	n := uint(e.home)
-	for i := range n {
-		if l := e.links[(c.batch.turn+i)%n]; l != nil && !l.full() {
+	for i := range uint(len(e.links)) {
+		at := i
+		if i < n {
+			at = (c.batch.turn + i) % n
+		}
+		switch l := e.links[at]; {
+		case l == nil || l.full():
+		case !l.stopping:
 			return l
+		case last == nil:
+			last = l
 		}
 	}
-	for _, l := range e.links[e.home:] {
-		if l != nil && !l.full() {
-			return l
-		}
-	}
-	return nil
+	return last
 }
 
-// up returns any stream, nil where there is none.
+// elsewhere reports whether there is a stream to a node that is not stopping.
+func (e *engine) elsewhere() bool {
+	return slices.ContainsFunc(e.links, func(l *link) bool { return l != nil && !l.stopping })
+}
+
+// up returns any stream, rather one to a node that is not stopping; nil where there
+// is none.
 func (e *engine) up() *link {
+	var last *link
 	for _, l := range e.links {
-		if l != nil {
+		if l != nil && !l.stopping {
 			return l
 		}
+		if last == nil {
+			last = l
+		}
 	}
-	return nil
+	return last
 }
 
 // pump sends what has been waiting for room.
@@ -347,6 +363,7 @@ func (e *engine) answered(c *call, l *link, err *failure.Error) {
 		return
 	}
 	e.told(err.Owner)
+	l.stopping = l.stopping || err.Reason == failure.Stopping
 	e.failed(c, err)
 }
 

@@ -21,12 +21,21 @@ func (e *engine) failed(c *call, err *failure.Error) {
 		e.answer(c, c.verdict(err))
 		return
 	}
-	pause := max(err.RetryAfter, jittered(c.attempts))
+	pause := e.pause(err, c.attempts)
 	if time.Now().Add(pause).After(c.batch.patience) {
 		e.answer(c, c.verdict(err))
 		return
 	}
 	e.retry(c, pause, err)
+}
+
+// pause is how long to wait before another attempt. A node that is stopping asks
+// for time that another one does not need.
+func (e *engine) pause(err *failure.Error, attempts int) time.Duration {
+	if err.Reason == failure.Stopping && e.elsewhere() {
+		return jittered(attempts)
+	}
+	return max(err.RetryAfter, jittered(attempts))
 }
 
 // repeatable: another attempt cannot have a second effect.

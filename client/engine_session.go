@@ -38,7 +38,7 @@ func (e *engine) session(shard uint32, id string, closed bool, err *failure.Erro
 		// One that was opened unknown to us expires unused.
 		s.state = sessionPaused
 		s.failures++
-		pause := max(err.RetryAfter, jittered(s.failures))
+		pause := e.pause(err, s.failures)
 		s.remove(func(c *call) bool {
 			late := time.Now().Add(pause).After(c.batch.patience)
 			if late {

@@ -35,17 +35,18 @@ type link struct {
 	heard  atomic.Int64 // when a frame came last, in Unix nanoseconds
 	wake   chan struct{}
 
-	place   int              // in the engine's list
-	named   []string         // the sessions that the stream knows, by shard
-	origins []handles.Origin // who has answered for each shard on this stream
-	refs    map[*handles.Method]uint32
-	calls   []*call // by id - 1
-	free    []uint64
-	cancels []uint64 // of calls that were given up, to be told
-	waits   int      // of the calls, those that may wait: they leave the window alone
-	columns columns
-	out     outgoing
-	ready   [][]byte // frames that are full
+	place    int              // in the engine's list
+	stopping bool             // the node has said that it ends
+	named    []string         // the sessions that the stream knows, by shard
+	origins  []handles.Origin // who has answered for each shard on this stream
+	refs     map[*handles.Method]uint32
+	calls    []*call // by id - 1
+	free     []uint64
+	cancels  []uint64 // of calls that were given up, to be told
+	waits    int      // of the calls, those that may wait: they leave the window alone
+	columns  columns
+	out      outgoing
+	ready    [][]byte // frames that are full
 	// buffer has the frame that is being sent.
 	buffer []byte
 	pings  uint64
@@ -408,6 +409,7 @@ func (l *link) Session(shard uint32, id []byte, closed bool, err *failure.Error)
 	if shard >= l.engine.shards {
 		return fmt.Errorf("there is no shard %d", shard)
 	}
+	l.stopping = l.stopping || err != nil && err.Reason == failure.Stopping
 	l.engine.session(shard, string(id), closed, err)
 	return nil
 }

@@ -54,7 +54,7 @@ func (e *engine) owner(shard uint32) *link {
 	if p == nil {
 		return nil
 	}
-	if l := e.links[p.at]; l != nil && !l.full() {
+	if l := e.links[p.at]; l != nil && !l.full() && !l.stopping {
 		return l
 	}
 	return nil

@@ -49,8 +49,8 @@
 // Of each stream: the owner's window; behind it 16,384 operations and 8 MiB, then
 // OVERLOADED. Held: 16,384 and 16 MiB over all shards, then MOVING with a
 // retry-after. A stream that is silent for a second is pinged and given up two
-// seconds later. A node that cannot be reached is tried again after 20 ms, up to a
-// second.
+// seconds later. A node that cannot be reached is tried again after 20 to
+// 200 ms.
 //
 // # Metrics
 //

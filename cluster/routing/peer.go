@@ -23,7 +23,7 @@ const (
 	dialTimeout = time.Second
 	// leastPause and mostPause bound the time to the next attempt.
 	leastPause = 20 * time.Millisecond
-	mostPause  = time.Second
+	mostPause  = 200 * time.Millisecond
 	// peerFrame is the largest frame that is taken from a node.
 	peerFrame = 16 << 20
 	// peerWrite is how long a node may take nothing of what it is sent.
@@ -104,7 +104,7 @@ func (p *peer) run() {
 		err = l.run(ctx)
 		p.link.Store(nil)
 	}
-	p.paused(l != nil && time.Since(began) > mostPause)
+	p.paused(l != nil && time.Since(began) > time.Second)
 	if l == nil {
 		r.log.Debug("cannot connect to a node", slog.String("addr", p.addr), slog.Any("err", err))
 	} else {
