@@ -148,15 +148,16 @@ type hung struct {
 }
 
 func (n *node) view() routing.View {
+	w := n.world
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	// What is wrong is read after the change that tells of it can be missed.
 	n.mu.Lock()
 	frozen, wrong := n.frozen, n.wrong
 	n.mu.Unlock()
 	if frozen != nil {
 		return frozen
 	}
-	w := n.world
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	v := &view{owners: make(map[uint32]routing.Owner), fresh: true, changed: w.changed}
 	maps.Copy(v.owners, w.owners)
 	maps.Copy(v.owners, wrong)
