@@ -200,7 +200,8 @@ func TestUnreachableOwner(t *testing.T) {
 	})
 	ended := make(chan error, 1)
 	go func() { ended <- a.Invoke(ctx, addOf(key)) }()
-	until(t, func() bool { return a.Held() == 1 })
+	// A stream that was being opened when the cut came may have carried it.
+	until(t, func() bool { return a.Held() == 1 || len(ended) == 1 })
 	a.mu.Lock()
 	a.cut = false
 	a.mu.Unlock()

@@ -118,7 +118,9 @@ func (r *Router) ask(v View, versions map[string]uint64) {
 		if m.Node == r.self || m.Addr == "" {
 			continue
 		}
+		mu.Lock()
 		version := versions[m.Addr]
+		mu.Unlock()
 		all.Go(func() {
 			out, err := r.routesOf(ctx, m.Addr, version)
 			if err != nil || out.GetUnchanged() {
