@@ -295,7 +295,7 @@ func crashRun(ctx context.Context, seed uint64, hooks embedded.Hooks) error {
 	rng := rand.New(rand.NewPCG(seed, 7))
 	disk, hist := vfs.NewCrashableMem(), newHistory()
 	for range 3 {
-		c := &cutter{disk: disk, rng: rng, hist: hist, left: 1 + rng.IntN(400)}
+		c := &cutter{disk: disk, rng: rand.New(rand.NewPCG(rng.Uint64(), 2)), hist: hist, left: 1 + rng.IntN(400)}
 		o := crashOptions.WithHooks(hooks)
 		if rng.IntN(4) == 0 {
 			c.left = 1 + rng.IntN(60)
