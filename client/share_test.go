@@ -20,10 +20,11 @@ func TestCallersShareAStream(t *testing.T) {
 		name string
 		key  int // its bytes
 		more int // callers while every stream is sending
-		want []int
+		want [][]int
 	}{
-		{name: "small", key: 10, more: 5, want: []int{0, 0, 5}},
-		{name: "large", key: 500, more: 21, want: []int{5, 8, 8}},
+		{name: "small", key: 10, more: 5, want: [][]int{{0, 0, 5}}},
+		// A frame takes seven or eight of these, and one more begins the next.
+		{name: "large", key: 500, more: 21, want: [][]int{{5, 8, 8}, {4, 8, 9}, {3, 9, 9}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -60,8 +61,8 @@ func TestCallersShareAStream(t *testing.T) {
 					s.found(append(first, rest...))
 				}
 				slices.Sort(joined)
-				if !slices.Equal(joined, tt.want) {
-					t.Errorf("the streams have sent %v operations more, want %v", joined, tt.want)
+				if !slices.ContainsFunc(tt.want, func(want []int) bool { return slices.Equal(joined, want) }) {
+					t.Errorf("the streams have sent %v operations more, want one of %v", joined, tt.want)
 				}
 				for range len(streams) + tt.more {
 					if err := <-got; err != nil {
