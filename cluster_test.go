@@ -138,6 +138,22 @@ func TestClusterOfThree(t *testing.T) {
 			}
 		}
 	}
+	one, err := client.DialWith(ctx, nodes[0].GRPCAddr(), client.Options{OneNode: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = one.Close() }()
+	before, elsewhere := metric(t, nodes[0].Metrics(), "quern_routing_passed_total"), keys-owners[nodes[0].Name()]
+	for range 3 {
+		for k := range keys {
+			if _, err := one.Counter(fmt.Sprintf("key%d", k)).Add(ctx, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if passed := metric(t, nodes[0].Metrics(), "quern_routing_passed_total") - before; passed < 3*elsewhere {
+		t.Errorf("a client of one node had %d operations passed on by it, %d keys are of others", passed, elsewhere)
+	}
 	many := make([]string, keys)
 	for k := range many {
 		many[k] = fmt.Sprintf("key%d", k)
