@@ -21,6 +21,9 @@ func (n *Node) Direct() handles.Direct {
 	return &direct{node: n.cfg.Node, to: to}
 }
 
+// Begin implements handles.Direct.
+func (d *direct) Begin() { d.to.Begin() }
+
 // Try implements handles.Direct.
 func (d *direct) Try(op *handles.Operation, key []byte) (done bool, err error) {
 	of := &d.of
@@ -30,6 +33,9 @@ func (d *direct) Try(op *handles.Operation, key []byte) (done bool, err error) {
 	shard := op.Origin.Shard
 	epoch, done, err := d.to.Try(shard, of, key)
 	if done {
+		if op.Passage != nil {
+			op.Passage.Reply = d.to.Reply()
+		}
 		op.Origin = handles.Origin{Node: d.node, Shard: shard, Epoch: epoch}
 	}
 	return done, err //nolint:wrapcheck // a *failure.Error

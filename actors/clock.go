@@ -8,38 +8,46 @@ import (
 // shardClock is the shard's own time: it starts at the later of the last
 // committed time and the wall clock, and runs on by the monotonic clock.
 type shardClock struct {
-	cached int64 // of the present batch; 0 where nobody asked yet
-	base   int64 // Unix milliseconds
-	// origin is base less the monotonic time since clockOrigin at the start, so
-	// that the sweeper can tell the shard's time.
-	origin  atomic.Int64
-	started time.Time
+	cached int64 // what now has returned last; it never falls
+	asked  bool  // in the present batch, so that cached is the time of it
+	runs   bool
+	// origin is the shard's time at clockOrigin, in Unix milliseconds.
+	origin atomic.Int64
 }
 
 // start sets the clock. A clock that ran already does not go back.
 func (k *shardClock) start(last int64) {
-	if !k.started.IsZero() {
-		last = max(last, k.read())
+	now := time.Now()
+	passed := now.Sub(clockOrigin)
+	if k.runs {
+		last = max(last, k.at(passed))
 	}
-	k.started = time.Now()
-	k.base = max(last, k.started.UnixMilli())
-	k.origin.Store(k.base - k.started.Sub(clockOrigin).Milliseconds())
-	k.cached = 0
+	k.origin.Store(max(last, now.UnixMilli()) - passed.Milliseconds())
+	k.runs, k.asked = true, false
 }
 
 // clockOrigin is where the monotonic clock of the process is counted from.
 var clockOrigin = time.Now()
 
-// seen is read for other goroutines.
-func (k *shardClock) seen() int64 { return k.origin.Load() + time.Since(clockOrigin).Milliseconds() }
+// seen reads the clock; any goroutine may call it.
+func (k *shardClock) seen() int64 { return k.at(time.Since(clockOrigin)) }
 
-func (k *shardClock) read() int64 { return k.base + time.Since(k.started).Milliseconds() }
+// at is the time that the clock shows so long after clockOrigin.
+func (k *shardClock) at(passed time.Duration) int64 { return k.origin.Load() + passed.Milliseconds() }
+
+// begin begins a batch.
+func (k *shardClock) begin() { k.asked = false }
+
+// beginAt begins a batch whose time is known.
+func (k *shardClock) beginAt(passed time.Duration) {
+	k.cached, k.asked = max(k.cached, k.at(passed)), true
+}
 
 // now reads the clock at most once a batch.
 func (s *shard) now() int64 {
 	k := &s.clock
-	if k.cached == 0 {
-		k.cached = k.read()
+	if !k.asked {
+		k.beginAt(time.Since(clockOrigin))
 	}
 	return k.cached
 }

@@ -1,5 +1,7 @@
 package actors
 
+import "time"
+
 // Direct runs operations that have nothing to wait for: the shard is idle, what
 // they need is in memory, and their answers wait for no commit. Each has its
 // turn on the caller's goroutine and has ended when Try returns, so that one
@@ -8,10 +10,35 @@ package actors
 type Direct struct {
 	rt   *Runtime
 	call *call // nil before the first operation, and after one that was cut off
+	// passed is the time of the present operations, since clockOrigin, for so
+	// many more of them.
+	passed time.Duration
+	fresh  int
 	// Of the operation under way.
-	done  bool
-	epoch uint64
-	err   error
+	done    bool
+	epoch   uint64
+	err     error
+	encoded []byte // its reply, where that was encoded
+	buffer  []byte
+}
+
+// directFresh is how many operations share one look at the clock.
+const directFresh = 32
+
+// Begin is called before the first of some operations that follow one another
+// at once.
+func (d *Direct) Begin() { d.fresh = 0 }
+
+// Reply is the encoded reply of the last operation, nil where it has none or
+// was not encoded. It holds until the next one.
+func (d *Direct) Reply() []byte { return d.encoded }
+
+// look is the time of an operation.
+func (d *Direct) look() time.Duration {
+	if d.fresh--; d.fresh < 0 {
+		d.passed, d.fresh = time.Since(clockOrigin), directFresh-1
+	}
+	return d.passed
 }
 
 // Direct returns nil where answers wait for commits, or for a look at the end of
@@ -44,7 +71,7 @@ func (d *Direct) Try(shard uint32, op *Operation, key []byte) (epoch uint64, don
 	}
 	c.kindIndex, c.method, c.command, c.reply = index, op.Method, op.Command, op.Reply
 	c.session, c.memo, c.client = op.Session, op.Memo, nil
-	d.done, d.err = false, nil
+	d.done, d.err, d.encoded = false, nil, nil
 	d.run(s, c, key)
 	return d.epoch, d.done, d.err
 }
@@ -58,7 +85,7 @@ func (d *Direct) run(s *shard, c *call, key []byte) {
 			s.box.recover(recover())
 		}
 	}()
-	s.clock.cached = 0
+	s.clock.beginAt(d.look())
 	if g := s.atHand(c, key); g != nil {
 		s.directTurn(d, g, c)
 	}
@@ -123,16 +150,28 @@ func (s *shard) directTurn(d *Direct, g *grain, c *call) {
 	before := g.size()
 	changed, err := s.apply(g, c, c.command)
 	if c.client != nil {
-		changed, err = s.keepResult(g, c, changed, err)
+		if changed, err = s.keepResult(g, c, changed, err); err == nil {
+			d.copyReply(s.scratch)
+		}
 	}
 	if changed {
 		s.markChanged(g, before)
 	}
-	s.wakeUp(g)
+	if len(s.woken) > 0 {
+		s.wakeUp(g)
+	}
 	s.current = nil
 	d.Completed(c.epoch, err)
 	s.counts.turns.Add(1)
-	s.endBatch()
+	if s.chores {
+		s.endBatch()
+	}
+}
+
+// copyReply takes what the shard has encoded; the next runner encodes over it.
+func (d *Direct) copyReply(encoded []byte) {
+	d.buffer = append(d.buffer[:0], encoded...)
+	d.encoded = d.buffer
 }
 
 // enter makes the caller the runner of an idle shard. It returns false where

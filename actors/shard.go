@@ -146,7 +146,7 @@ func (s *shard) Receive(ctx pactor.Context) {
 
 // run works off a part of what the mailbox has gathered.
 func (s *shard) run() {
-	s.clock.cached = 0
+	s.clock.begin()
 	n := uint64(0)
 	for range batchCalls {
 		if s.gate.full() && !s.gate.inFlight {

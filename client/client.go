@@ -145,6 +145,7 @@ func (c *Client) stream(ctx context.Context, open func(place int) opener) error 
 	c.engine = newEngine(c.options)
 	c.engine.shards = first.hello.GetShards()
 	c.engine.sessions = make([]*session, c.engine.shards)
+	c.engine.owners.last = make([]handles.Origin, c.engine.shards)
 	c.engine.links, c.engine.home = make([]*link, c.options.Connections), c.options.Connections
 	c.register()
 	if c.cluster != nil && !c.options.GRPC && !c.options.OneNode {

@@ -28,6 +28,7 @@ type engine struct {
 	home     int
 	turn     uint
 	routes   routes
+	owners   owners
 	queue    callList
 	sessions []*session // by shard; nil where none was wanted yet
 	closed   bool
@@ -351,7 +352,7 @@ func (e *engine) answered(c *call, l *link, err *failure.Error) {
 		return
 	}
 	if c.part == nil {
-		c.op.Origin = l.origins[c.shard]
+		c.op.Origin = e.owners.of(&l.owners, c.shard)
 	}
 	if err == nil {
 		if broken := l.fill(c); broken != nil {

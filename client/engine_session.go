@@ -33,6 +33,11 @@ func (e *engine) session(shard uint32, id string, closed bool, err *failure.Erro
 	case err == nil:
 		s.forget()
 		s.state, s.id, s.failures = sessionOpen, id, 0
+		for _, l := range e.links {
+			if l != nil {
+				l.current.remove(shard)
+			}
+		}
 		e.serve(s)
 	case err.Retryable() || err.Outcome() == failure.Unknown && err.Reason != failure.Internal:
 		// One that was opened unknown to us expires unused.

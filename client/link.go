@@ -35,10 +35,11 @@ type link struct {
 	heard  atomic.Int64 // when a frame came last, in Unix nanoseconds
 	wake   chan struct{}
 
-	place    int              // in the engine's list
-	stopping bool             // the node has said that it ends
-	named    []string         // the sessions that the stream knows, by shard
-	origins  []handles.Origin // who has answered for each shard on this stream
+	place    int      // in the engine's list
+	stopping bool     // the node has said that it ends
+	named    []string // the sessions that the stream knows, by shard
+	current  shardSet // where that is the client's present one
+	owners   streamOwners
 	refs     map[*handles.Method]uint32
 	calls    []*call // by id - 1
 	free     []uint64
@@ -103,7 +104,7 @@ func newLink(e *engine, place int, f frame.Stream, hello *quernv1.StreamHello) *
 	l := &link{
 		engine: e, frames: f, hello: hello, wake: make(chan struct{}, 1), done: make(chan struct{}),
 		place: place, named: make([]string, e.shards), refs: make(map[*handles.Method]uint32),
-		origins: make([]handles.Origin, e.shards),
+		current: newShardSet(e.shards), owners: streamOwners{common: newShardSet(e.shards)},
 	}
 	l.heard.Store(time.Now().UnixNano())
 	return l
@@ -244,6 +245,10 @@ func (l *link) ref(m *handles.Method) uint32 {
 
 // name tells the stream of a session.
 func (l *link) name(s *session) {
+	if l.current.has(s.shard) {
+		return
+	}
+	l.current.add(s.shard)
 	former := l.named[s.shard]
 	if former == s.id {
 		return
@@ -393,13 +398,10 @@ func (l *link) Origin(shard uint32, epoch uint64, node []byte) error {
 	if shard >= l.engine.shards {
 		return fmt.Errorf("there is no shard %d", shard)
 	}
-	o := &l.origins[shard]
-	o.Shard, o.Epoch = shard, epoch
-	if o.Node != string(node) {
-		o.Node = string(node)
-	}
-	if o.Node != l.hello.GetNode() {
-		l.engine.answeredBy(shard, o.Node, epoch)
+	e := l.engine
+	e.owners.set(&l.owners, e.links, shard, epoch, node)
+	if string(node) != l.hello.GetNode() {
+		e.answeredBy(shard, string(node), epoch)
 	}
 	return nil
 }

@@ -3,6 +3,9 @@ package handles
 // Direct runs operations one after the other, each to its end, on the goroutine
 // that calls it. One goroutine uses it at a time.
 type Direct interface {
+	// Begin is called before the first of some operations that follow one
+	// another without a pause.
+	Begin()
 	// Try runs an operation whose key, of any bytes, stands beside it: neither
 	// op nor its request has it, and the key is not kept. The operation is
 	// Placed, and has no idempotency key, no guard and no deadline.
@@ -11,7 +14,8 @@ type Direct interface {
 	// have to wait for something or needs a closer look: then it is to be
 	// submitted. Else the answer is durable where answers are, the reply is
 	// filled in, or err is the *failure.Error instead, and op.Origin says who
-	// answered.
+	// answered. Where the reply is encoded already, op.Passage has it until the
+	// next operation.
 	Try(op *Operation, key []byte) (done bool, err error)
 }
 

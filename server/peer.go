@@ -75,9 +75,10 @@ func (s *stream) refSession(shard, ref uint32, id []byte) error {
 	for len(s.speaks.refs) <= int(ref) {
 		s.speaks.refs = append(s.speaks.refs, nil)
 	}
+	s.grains.names.release(s.speaks.refs[ref])
 	s.speaks.refs[ref] = nil
 	if len(id) > 0 {
-		s.speaks.refs[ref] = &named{id: string(id), shard: shard}
+		s.speaks.refs[ref] = s.grains.names.take(shard, string(id))
 	}
 	return nil
 }

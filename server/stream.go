@@ -148,7 +148,10 @@ func (g *grainService) serve(f frame.Stream) error {
 	if err := s.hello(); err != nil {
 		return err
 	}
-	g.readers.Go(func() { s.read <- s.readAll() })
+	g.readers.Go(func() {
+		defer s.forgetSessions()
+		s.read <- s.readAll()
+	})
 	err := s.write()
 	s.end()
 	return err

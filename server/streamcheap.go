@@ -36,6 +36,7 @@ func (s *stream) serveCheaply(c cheap) error {
 	if err := s.hello(); err != nil {
 		return err
 	}
+	defer s.forgetSessions()
 	s.read <- s.readAll()
 	s.rouse()
 	return <-s.result

@@ -32,6 +32,7 @@ func (s *stream) direct(in *frame.Operation, home *streamMethod) bool {
 	}
 	if s.directs == nil {
 		s.directs, _ = s.grains.directs.Get().(*directs)
+		s.directs.Begin()
 	}
 	d := s.directs
 	o := d.ops[home.place]
@@ -53,7 +54,7 @@ func (s *stream) direct(in *frame.Operation, home *streamMethod) bool {
 		o.answer(err)
 	}
 	o.reset.Reset()
-	o.sub.Op.Memo, o.stream = nil, nil
+	o.sub.Op.Memo, o.stream, o.passage.Reply = nil, nil, nil
 	return done
 }
 

@@ -29,6 +29,7 @@ type grainService struct {
 	stopping   <-chan struct{}
 	streams    atomic.Int64
 	parked     parked
+	names      names
 	// readers are the goroutines that read streams.
 	readers *sync.WaitGroup
 	// lists is the backend where it takes many operations at once, else nil.

@@ -38,9 +38,10 @@ func (s *stream) Session(shard, ref uint32, id []byte, closing bool) error {
 	}
 	name, present := string(id), s.sessions.at(shard)
 	if !closing {
+		s.grains.names.release(*present)
 		*present = nil
 		if name != "" {
-			*present = &named{id: name}
+			*present = s.grains.names.take(shard, name)
 		}
 		return nil
 	}
@@ -48,6 +49,7 @@ func (s *stream) Session(shard, ref uint32, id []byte, closing bool) error {
 		name = (*present).id
 	}
 	if ref == 0 {
+		s.grains.names.release(*present)
 		*present = nil
 	}
 	if refused := s.begin(0); refused != nil {
@@ -55,13 +57,6 @@ func (s *stream) Session(shard, ref uint32, id []byte, closing bool) error {
 	}
 	s.closer()(shard, name, func(_ uint64, err error) { s.sessionDone(shard, name, true, err) })
 	return nil
-}
-
-// named is the stream's session at a shard.
-type named struct {
-	id    string
-	shard uint32 // of one with a number
-	memo  handles.Memo
 }
 
 // Open implements frame.Requests.

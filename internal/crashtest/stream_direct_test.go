@@ -25,10 +25,13 @@ type faultDirect struct {
 	of *faultBackend
 }
 
+func (d *faultDirect) Begin() { d.to.Begin() }
+
 func (d *faultDirect) Try(op *handles.Operation, key []byte) (done bool, err error) {
 	shard := op.Origin.Shard
 	epoch, done, err := d.to.Try(shard, d.of.operation(op), key)
 	if done {
+		op.Passage.Reply = d.to.Reply()
 		op.Origin = handles.Origin{Node: d.of.Name(), Shard: shard, Epoch: epoch}
 		if op.Session.ID != "" && err == nil {
 			d.of.answers.note(op.Session, op.Reply)

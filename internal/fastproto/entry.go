@@ -41,14 +41,14 @@ func appendBytes(b []byte, field protowire.Number, v []byte) []byte {
 	if len(v) == 0 {
 		return b
 	}
-	return protowire.AppendBytes(protowire.AppendTag(b, field, protowire.BytesType), v)
+	return AppendBytes(b, field, v)
 }
 
 // appendVersion appends a version and, in the field behind it, whether there
 // was an entry.
 func appendVersion(b []byte, field protowire.Number, version uint64, found bool) []byte {
 	if version != 0 {
-		b = protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), version)
+		b = AppendUint(b, field, version)
 	}
 	if found {
 		b = appendInt(b, field+1, 1)

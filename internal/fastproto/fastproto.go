@@ -105,11 +105,11 @@ func appendString(b []byte, field protowire.Number, s string) ([]byte, bool) {
 	if !utf8.ValidString(s) {
 		return b, false
 	}
-	return protowire.AppendString(protowire.AppendTag(b, field, protowire.BytesType), s), true
+	return AppendBytes(b, field, s), true
 }
 
 func appendInt(b []byte, field protowire.Number, v int64) []byte {
-	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), uint64(v)) //nolint:gosec // two's complement
+	return AppendUint(b, field, uint64(v)) //nolint:gosec // two's complement
 }
 
 // appendInts appends the fields 1 and 2, without zeros.

@@ -17,14 +17,14 @@ func appendUint(b []byte, field protowire.Number, v uint64) []byte {
 	if v == 0 {
 		return b
 	}
-	return protowire.AppendVarint(appendTag(b, field, protowire.VarintType), v)
+	return fastproto.AppendUint(b, field, v)
 }
 
 func appendBytes[T string | []byte](b []byte, field protowire.Number, v T) []byte {
 	if len(v) == 0 {
 		return b
 	}
-	return append(protowire.AppendVarint(appendTag(b, field, protowire.BytesType), uint64(len(v))), v...)
+	return fastproto.AppendBytes(b, field, v)
 }
 
 // begin starts a nested message whose length is not known yet.

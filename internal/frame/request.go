@@ -259,9 +259,55 @@ func readPart(c *cursor, v Requests) error {
 	return nil
 }
 
+// readUsual reads an operation as far as it looks like what AppendOperation
+// writes, and returns the rest. A field that stands there again takes the place of
+// the first.
+func (o *Operation) readUsual(b []byte) []byte {
+	var n int
+	if o.ID, n = usualUint(b, operationID); n == 0 {
+		return b
+	}
+	b = b[n:]
+	method, n := usualUint(b, operationMethod)
+	if n == 0 {
+		return b
+	}
+	o.Method = uint32(method) //nolint:gosec // as package proto decodes it
+	b = b[n:]
+	if len(b) < 2 || b[0] != operationRequest<<3|byte(message) || b[1] >= 1<<7 || len(b) < 2+int(b[1]) {
+		return b
+	}
+	end := 2 + int(b[1])
+	o.Request, b = b[2:end], b[end:]
+	if o.Number, n = usualUint(b, operationNumber); n == 0 {
+		return b
+	}
+	b = b[n:]
+	if o.Settled, n = usualUint(b, operationSettled); n == 0 {
+		return b
+	}
+	return b[n:]
+}
+
+// usualUint reads a field of up to three bytes beyond its tag; n is 0 for any
+// other one.
+func usualUint(b []byte, field byte) (v uint64, n int) {
+	switch {
+	case len(b) < 2 || b[0] != field<<3:
+		return 0, 0
+	case b[1] < 1<<7:
+		return uint64(b[1]), 2
+	case len(b) >= 3 && b[2] < 1<<7:
+		return uint64(b[1]&0x7f) | uint64(b[2])<<7, 3
+	case len(b) >= 4 && b[3] < 1<<7:
+		return uint64(b[1]&0x7f) | uint64(b[2]&0x7f)<<7 | uint64(b[3])<<14, 4
+	}
+	return 0, 0
+}
+
 func readOperation(b []byte, o *Operation) error {
 	*o = Operation{}
-	c := cursor{rest: b}
+	c := cursor{rest: o.readUsual(b)}
 	for c.next() {
 		switch c.tag {
 		case operationID<<3 | varint:
