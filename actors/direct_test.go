@@ -148,6 +148,7 @@ func TestDirectAndExpiry(t *testing.T) {
 			t.Errorf("got %d, %v, %v; want 6", n, atOnce, err)
 		}
 		time.Sleep(time.Second) //nolint:forbidigo // in a bubble
+		d.Begin()
 		if n, _, err := r.direct(d, nil, "a", actors.Session{}, plus(1)); n != 1 || err != nil {
 			t.Errorf("got %d, %v; want 1", n, err)
 		}

@@ -63,9 +63,9 @@ func (l *link) putPart(c *call) *failure.Error {
 	o.calls = append(o.calls, c)
 	o.bytes += size
 	c.id, c.link = o.head.id, l
-	at := c.session.place(c)
+	settled, other := c.session.settledFor(c)
 	l.columns.writer.Part(&frame.ColumnPart{
-		Shard: c.shard, Count: uint32(c.part.len()), Number: at.Number, Settled: at.Settled, SettledOther: at.SettledOther, //nolint:gosec // not negative
+		Shard: c.shard, Count: uint32(c.part.len()), Number: c.number, Settled: settled, SettledOther: other, //nolint:gosec // not negative
 	})
 	c.part.write(&l.columns.writer)
 	return nil

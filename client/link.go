@@ -170,8 +170,8 @@ func (l *link) put(c *call) *failure.Error {
 	}
 	o := frame.Operation{ID: l.take(c), Method: l.ref(c.op.Method)}
 	if c.session != nil {
-		place := c.session.place(c)
-		o.Number, o.Settled, o.SettledOther = place.Number, place.Settled, place.SettledOther
+		o.Number = c.number
+		o.Settled, o.SettledOther = c.session.settledFor(c)
 		l.name(c.session)
 	}
 	if d := c.batch.deadline; !d.IsZero() {

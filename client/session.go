@@ -1,7 +1,5 @@
 package client
 
-import "github.com/quern-io/quern/handles"
-
 // sessionWindow is how many numbers of a session may be unsettled: what a shard
 // takes.
 const sessionWindow = 1024
@@ -115,11 +113,11 @@ func (s *session) forget() {
 
 func (s *numbers) forget() { *s = numbers{waiting: s.waiting, kept: s.kept} }
 
-// place is where a call stands in its session.
-func (s *session) place(c *call) handles.Session {
-	p := handles.Session{ID: s.id, Number: c.number, Settled: s.usual.settled, SettledOther: s.waits.settled}
+// settledFor is what a call tells of its session: up to where the numbers of its
+// own sort are settled, and those of the other.
+func (s *session) settledFor(c *call) (own, other uint64) {
 	if c.waits {
-		p.Waits, p.Settled, p.SettledOther = true, p.SettledOther, p.Settled
+		return s.waits.settled, s.usual.settled
 	}
-	return p
+	return s.usual.settled, s.waits.settled
 }
