@@ -21,16 +21,17 @@ type session struct {
 // numbers are a sequence of numbers and those who want one.
 type numbers struct {
 	// last is the highest number given out, settled the one up to which all
-	// are settled, marks which of those above it are, by number modulo the
-	// window.
+	// are settled.
 	last, settled uint64
-	marks         [sessionWindow / 64]uint64
 	// open is how many are not settled.
 	open int
 	// kept is how much of the window is for engine.renumber.
 	kept uint64
 	// waiting are calls that want a number.
 	waiting callList
+	// marks are those above settled that are settled, by number modulo the
+	// window.
+	marks [sessionWindow / 64]uint64
 }
 
 // of returns the numbers of a call.

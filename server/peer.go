@@ -88,7 +88,7 @@ func (s *stream) refSession(shard, ref uint32, id []byte) error {
 func (s *stream) session(shard, ref uint32) *named {
 	switch {
 	case ref == 0:
-		return *s.sessions.at(shard)
+		return s.side(shard).session
 	case int(ref) < len(s.speaks.refs):
 		if n := s.speaks.refs[ref]; n != nil && n.shard == shard {
 			return n

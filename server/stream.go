@@ -52,12 +52,12 @@ type stream struct {
 	grains *grainService
 	frames frame.Stream
 	// The rest, up to mu, belongs to the reader.
-	methods  []*streamMethod // by number
-	sessions perShard[*named]
-	speaks   speaker
-	now      time.Time // when the frame under way was read
-	steps    int       // since others had a turn
-	turn     time.Time // when the others had theirs
+	methods []*streamMethod     // by number
+	sides   perShard[shardSide] // its pages are made under mu
+	speaks  speaker
+	now     time.Time // when the frame under way was read
+	steps   int       // since others had a turn
+	turn    time.Time // when the others had theirs
 	// opens counts the sessions asked for since opensFrom.
 	opens     uint32
 	opensFrom time.Time
@@ -85,14 +85,29 @@ type stream struct {
 	// them up. They are not pending.
 	waits   map[uint64]func(final bool)
 	out     outgoing
-	sealed  [][]byte         // frames to be sent before out
-	told    perShard[uint64] // the epoch that the client knows
-	corked  bool             // the reader is about to add more
-	stalled bool             // the reader waits for room
-	sending bool             // somebody sends what was in the buffers
-	leaving bool             // the writer waits for what is under way
+	sealed  [][]byte // frames to be sent before out
+	corked  bool     // the reader is about to add more
+	stalled bool     // the reader waits for room
+	sending bool     // somebody sends what was in the buffers
+	leaving bool     // the writer waits for what is under way
 	tally   tally
 	ended   bool
+}
+
+// shardSide is what the stream knows of a shard; each operation needs all of it.
+type shardSide struct {
+	session *named // its own; of the reader
+	told    uint64 // the epoch that the client knows; guarded by mu
+}
+
+// side finds what the stream knows of a shard. The reader alone makes room for
+// it, before it begins an operation there.
+func (s *stream) side(shard uint32) *shardSide {
+	if !s.sides.has(shard) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+	}
+	return s.sides.at(shard)
 }
 
 // perShard holds something small for each shard, in pages that are made when
@@ -100,6 +115,12 @@ type stream struct {
 type perShard[T any] struct{ pages [][]T }
 
 const pageShards = 256
+
+// has reports whether there is the page of a shard.
+func (p *perShard[T]) has(shard uint32) bool {
+	page := int(shard / pageShards)
+	return page < len(p.pages) && p.pages[page] != nil
+}
 
 func (p *perShard[T]) at(shard uint32) *T {
 	page := int(shard / pageShards)

@@ -90,7 +90,6 @@ func (s *stream) idled() {
 		return
 	}
 	s.out, s.buffer = outgoing{}, nil
-	s.told = perShard[uint64]{} // it is told again
 	if s.awake.Load() {
 		s.signal(s.park)
 	}

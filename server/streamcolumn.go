@@ -129,10 +129,11 @@ func (p *columnPart) number(in *frame.ColumnPart) {
 	case in.Shard >= s.grains.backend.Shards():
 		p.err = failure.New(failure.InvalidField, "there is no shard %d", in.Shard)
 		return
-	case in.Number == 0:
+	}
+	session := s.side(in.Shard).session
+	if in.Number == 0 {
 		return
 	}
-	session := *s.sessions.at(in.Shard)
 	if session == nil {
 		if p.err == nil {
 			p.err = failure.New(failure.SessionExpired, "the stream has named no session at shard %d", in.Shard)
@@ -174,8 +175,9 @@ func (c *streamColumn) answer() {
 		s.left(fine, false)
 	}
 	for i := range c.parts {
-		// A part may have ended long before the last one.
-		if o := &c.parts[i].Origin; o.Epoch >= *s.told.at(o.Shard) {
+		// A part may have ended long before the last one. One that had no turn
+		// may be of no shard.
+		if o := &c.parts[i].Origin; o.Epoch != 0 && o.Epoch >= s.sides.at(o.Shard).told {
 			s.origin(o)
 		}
 	}

@@ -1,6 +1,8 @@
 package server_test
 
 import (
+	"math"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -225,4 +227,25 @@ func streamColumnsAreBounded(t *testing.T, converse converser) {
 		t.Errorf("past the window: %v", got)
 	}
 	b.release(most * len(keys)) // of whom nobody hears
+}
+
+// TestColumnOfNoShard: the number of a shard that there is not takes no memory,
+// however high it is.
+func TestColumnOfNoShard(t *testing.T) { //nolint:paralleltest // counts memory
+	k := converseMany(t, func(t *testing.T, s *server.Server) *talk {
+		t.Helper()
+		return converse(t, overFrames(t, s))
+	}, newAdding(false))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	c := column(1, "a")
+	c.Shards[0] = math.MaxUint32
+	k.say(columns(c))
+	if _, reasons, _ := k.hearColumn(); len(reasons) != 1 || reasons[0] != failure.InvalidField.String() {
+		t.Errorf("got %q", reasons)
+	}
+	runtime.ReadMemStats(&after)
+	if taken := after.TotalAlloc - before.TotalAlloc; taken > 32<<20 {
+		t.Errorf("it took %d MiB", taken>>20)
+	}
 }

@@ -69,7 +69,7 @@ func (s *stream) place(o *streamOp, in *frame.Operation, key []byte) bool {
 	op.Origin.Shard, op.Placed = shard, true
 	op.Session = handles.Session{}
 	if in.Number != 0 {
-		session := *s.sessions.at(shard)
+		session := s.side(shard).session
 		if session == nil {
 			return false
 		}

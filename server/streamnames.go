@@ -59,13 +59,14 @@ func (n *names) release(session *named) {
 
 // forgetSessions gives back what the stream has named. The reader calls it last.
 func (s *stream) forgetSessions() {
-	for _, page := range s.sessions.pages {
-		for _, session := range page {
-			s.grains.names.release(session)
+	for _, page := range s.sides.pages {
+		for i := range page {
+			s.grains.names.release(page[i].session)
+			page[i].session = nil
 		}
 	}
 	for _, session := range s.speaks.refs {
 		s.grains.names.release(session)
 	}
-	s.sessions, s.speaks.refs = perShard[*named]{}, nil
+	s.speaks.refs = nil
 }

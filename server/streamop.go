@@ -225,6 +225,7 @@ func (o *streamOp) prepare(in *frame.Operation) (shard uint32, refused *failure.
 	}
 	shard = o.stream.shardOf(o.sub.Op.Request, o.sub.Op.Key)
 	o.sub.Op.Origin.Shard, o.sub.Op.Placed = shard, true
+	_ = o.stream.side(shard) // makes room
 	if in.Number == 0 {
 		return shard, nil
 	}

@@ -36,7 +36,7 @@ func (s *stream) Session(shard, ref uint32, id []byte, closing bool) error {
 	if ref != 0 && !closing {
 		return s.refSession(shard, ref, id)
 	}
-	name, present := string(id), s.sessions.at(shard)
+	name, present := string(id), &s.side(shard).session
 	if !closing {
 		s.grains.names.release(*present)
 		*present = nil
@@ -220,7 +220,7 @@ func (s *stream) origin(o *handles.Origin) {
 	if o.Node == "" || o.Epoch == 0 {
 		return
 	}
-	told := s.told.at(o.Shard)
+	told := &s.sides.at(o.Shard).told
 	if *told == o.Epoch {
 		return
 	}

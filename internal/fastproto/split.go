@@ -1,15 +1,14 @@
 package fastproto
 
 import (
-	"bytes"
-
 	"google.golang.org/protobuf/proto"
 
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
 
 // Split is Unmarshal but for the key, which it leaves out of the message and
-// returns as a part of b: perhaps empty, and not checked to be UTF-8. It returns
+// returns as a part of b: perhaps empty, and not checked to be UTF-8. The bytes
+// of the message are parts of b, too: who keeps them copies them. It returns
 // false, and leaves the message in any state, where it does not know the message
 // or finds something in it that is not decoded by hand, such as an idempotency
 // key or a guard. s must not be nil.
@@ -47,7 +46,7 @@ func splitPutRequest(b []byte, m *quernv1.MapServicePutRequest) (key []byte, fin
 		case n > 0 && field == putKey && key == nil:
 			key = value
 		case n > 0 && field == putValue && m.Value == nil:
-			m.Value = bytes.Clone(value)
+			m.Value = value
 		default:
 			return nil, false
 		}
