@@ -103,7 +103,7 @@ func (l *link) endColumn() {
 	if before > 0 && l.out.len() > int(l.hello.GetMaxFrameBytes()) {
 		last := append([]byte(nil), l.out.operations[start:]...)
 		l.out.operations = l.out.operations[:start]
-		l.ready = append(l.ready, l.out.take(nil))
+		l.seal()
 		l.out.operations = append(l.out.operations, last...)
 	}
 }

@@ -110,7 +110,7 @@ func (e *engine) carryOut(ctx context.Context, b *batch) {
 // kick wakes the stream's writer where there is something to send.
 func (e *engine) kick() {
 	for _, l := range e.links {
-		if l != nil && (l.out.len() > 0 || len(l.cancels) > 0 || l.columns.open != nil) {
+		if l != nil && (len(l.ready) > 0 || l.out.len() > 0 || len(l.cancels) > 0 || l.columns.open != nil) {
 			l.wakeWriter()
 		}
 	}

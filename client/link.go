@@ -48,8 +48,9 @@ type link struct {
 	columns  columns
 	out      outgoing
 	ready    [][]byte // frames that are full
-	// buffer has the frame that is being sent.
+	// buffer has the frame that is being sent; spare are for the next ones.
 	buffer []byte
+	spare  [][]byte
 	pings  uint64
 	asked  time.Time // when the last of them was due
 	// done is closed when the link is over.
@@ -66,8 +67,15 @@ type outgoing struct {
 
 func (o *outgoing) len() int { return len(o.head) + len(o.operations) + len(o.last) }
 
-// keptBuffer is the largest buffer that an idle link keeps.
-const keptBuffer = 256 << 10
+const (
+	// keptBuffer is the largest buffer that an idle link keeps, keptBuffers how
+	// many it keeps beside the one that is being sent.
+	keptBuffer  = 256 << 10
+	keptBuffers = 2
+	// fullFrame ends a frame that gathers: the node works off one while the next
+	// one comes.
+	fullFrame = 64 << 10
+)
 
 // take moves the parts behind what is in a buffer.
 func (o *outgoing) take(b []byte) []byte {
@@ -189,7 +197,11 @@ func (l *link) put(c *call) *failure.Error {
 // bound starts a new frame where the present one has become too large.
 func (l *link) bound(c *call, before int) *failure.Error {
 	limit := int(l.hello.GetMaxFrameBytes())
-	if l.out.len() <= limit {
+	if n := l.out.len(); n <= limit {
+		if n >= fullFrame {
+			l.seal()
+			l.wakeWriter()
+		}
 		return nil
 	}
 	last := append([]byte(nil), l.out.operations[before:]...)
@@ -198,7 +210,7 @@ func (l *link) bound(c *call, before int) *failure.Error {
 		l.release(c)
 		return failure.New(failure.Limit, "the operation takes %d bytes, the node takes %d", len(last), limit)
 	}
-	l.ready = append(l.ready, l.out.take(nil))
+	l.seal()
 	l.out.operations = append(l.out.operations, last...)
 	return nil
 }
@@ -257,7 +269,7 @@ func (l *link) name(s *session) {
 	if former != "" && len(l.out.operations) > 0 {
 		// These were numbered under the former session, and a frame's
 		// sessions come before its operations.
-		l.ready = append(l.ready, l.out.take(nil))
+		l.seal()
 	}
 	l.named[s.shard] = s.id
 	l.out.head = frame.AppendSession(l.out.head, s.shard, s.id, false)
@@ -296,19 +308,38 @@ func (l *link) next() []byte {
 		return nil
 	}
 	e.stats.Frames++
+	l.keep(l.buffer)
 	if len(l.ready) > 0 {
-		b := l.ready[0]
-		l.ready = l.ready[1:]
-		return b
+		l.buffer = l.ready[0]
+		l.ready = slices.Delete(l.ready, 0, 1)
+		return l.buffer
 	}
 	for _, id := range l.cancels {
 		l.out.last = frame.AppendCancel(l.out.last, id)
 	}
 	l.cancels = l.cancels[:0]
-	b := l.out.take(l.buffer[:0])
-	if l.buffer = b; cap(b) > keptBuffer {
-		l.buffer = nil
+	l.buffer = l.out.take(l.spared())
+	return l.buffer
+}
+
+// seal ends the frame that gathers.
+func (l *link) seal() { l.ready = append(l.ready, l.out.take(l.spared())) }
+
+// keep takes the buffer of a frame that was sent.
+func (l *link) keep(b []byte) {
+	if len(l.spare) < keptBuffers && cap(b) > 0 && cap(b) <= keptBuffer {
+		l.spare = append(l.spare, b[:0])
 	}
+}
+
+// spared is an empty buffer.
+func (l *link) spared() []byte {
+	n := len(l.spare)
+	if n == 0 {
+		return nil
+	}
+	b := l.spare[n-1]
+	l.spare = l.spare[:n-1]
 	return b
 }
 
