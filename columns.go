@@ -242,20 +242,6 @@ func (b *bulk) assemble(out *quernv1.CounterServiceAddManyResponse) {
 	slices.SortFunc(out.Failures, func(a, b *quernv1.AddManyFailure) int { return cmp.Compare(a.GetIndex(), b.GetIndex()) })
 }
 
-// submit hands the columns to their shards. end is nil for those that a Waiter
-// does not wait for.
-func (n *Node) submit(b *bulk, op *handles.Operation, deadline time.Time, end *actors.Waiter) {
-	of := operation(op)
-	for i := range b.columns {
-		c := &b.columns[i]
-		var done actors.Completer = c
-		if end != nil {
-			done = end.For(i)
-		}
-		n.runtime.SubmitColumn(c.shard, &of, c, deadline, done)
-	}
-}
-
 // addColumns runs a bulk add and waits for it.
 func (n *Node) addColumns(ctx context.Context, op *handles.Operation, in *quernv1.CounterServiceAddManyRequest, out *quernv1.CounterServiceAddManyResponse) error {
 	b := n.newBulk(in)
@@ -265,7 +251,11 @@ func (n *Node) addColumns(ctx context.Context, op *handles.Operation, in *quernv
 	}
 	deadline, _ := ctx.Deadline()
 	all := actors.NewWaiter(len(b.columns))
-	n.submit(b, op, deadline, all)
+	of := operation(op)
+	for i := range b.columns {
+		c := &b.columns[i]
+		n.runtime.SubmitColumn(c.shard, &of, c, deadline, all.For(i))
+	}
 	return n.gather(ctx, op, b, all, out)
 }
 
@@ -330,8 +320,19 @@ func (n *Node) submitColumns(op *handles.Operation, in *quernv1.CounterServiceAd
 	}
 	b.node, b.op, b.done = n, op, done
 	b.left.Store(int32(len(b.columns)) + 1) //nolint:gosec // at most MaxManyKeys
-	n.submit(b, op, deadline, nil)
-	b.arrive()
+	begun := 0
+	defer func() {
+		for ; begun < len(b.columns); begun++ { // the goroutine was ended
+			b.columns[begun].Completed(0, errCutOff)
+		}
+		b.arrive()
+	}()
+	of := operation(op)
+	for begun < len(b.columns) {
+		c := &b.columns[begun]
+		begun++
+		n.runtime.SubmitColumn(c.shard, &of, c, deadline, c)
+	}
 }
 
 // arrive counts a column that came to its end; the last one ends the bulk.

@@ -2,6 +2,7 @@ package quern
 
 import (
 	"github.com/quern-io/quern/actors"
+	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
 )
@@ -11,9 +12,16 @@ import (
 func (n *Node) SubmitList(first *handles.Submission) {
 	var list actors.Bundle
 	shard := first.Op.Origin.Shard
-	for s := first; s != nil; {
-		next := s.Next
-		s.Next = nil
+	var at *handles.Submission // nobody has it yet
+	next := first
+	defer func() {
+		if at != nil || next != nil {
+			cutOff(&list, at, next)
+		}
+	}()
+	for next != nil {
+		s := next
+		at, next, s.Next = s, s.Next, nil
 		switch {
 		case !s.Op.Method.Many:
 			s.Op.Origin = handles.Origin{Node: n.cfg.Node, Shard: shard}
@@ -21,11 +29,29 @@ func (n *Node) SubmitList(first *handles.Submission) {
 			n.runtime.Add(&list, &of, s.Deadline, s.Done)
 		case !n.listColumn(&list, shard, s):
 			n.runtime.SubmitBundle(shard, &list) // in their order
+			at = nil
 			n.submitMany(&s.Op, s.Deadline, s.Done)
 		}
-		s = next
+		at = nil
 	}
 	n.runtime.SubmitBundle(shard, &list)
+}
+
+// errCutOff is the end of what was not begun since the goroutine that was about
+// to begin it has panicked, or was ended by a handler.
+var errCutOff = failure.New(failure.Internal, "internal error; the operation was cut off before it was begun")
+
+// cutOff answers what is left of a list.
+func cutOff(list *actors.Bundle, at, next *handles.Submission) {
+	list.Fail(errCutOff)
+	if at != nil {
+		at.Done.Completed(0, errCutOff)
+	}
+	for s := next; s != nil; {
+		next, s.Next = s.Next, nil
+		s.Done.Completed(0, errCutOff)
+		s = next
+	}
 }
 
 // listColumn adds a bulk add to a list, if all its keys are of the list's shard.

@@ -39,10 +39,17 @@ func (n *Node) submitMany(op *handles.Operation, deadline time.Time, done handle
 		k := newKeyed(in)
 		k.out, k.done = out, done
 		k.left.Store(int32(len(k.adds)) + 1) //nolint:gosec // at most MaxManyKeys
-		for i := range k.adds {
-			n.Submit(k.ops[i], deadline, &k.adds[i])
+		begun := 0
+		defer func() {
+			for ; begun < len(k.adds); begun++ { // the goroutine was ended
+				k.adds[begun].Completed(0, errCutOff)
+			}
+			k.arrive()
+		}()
+		for begun < len(k.adds) {
+			begun++
+			n.Submit(k.ops[begun-1], deadline, &k.adds[begun-1])
 		}
-		k.arrive()
 	}
 }
 

@@ -49,6 +49,14 @@ func (r *Runtime) SubmitBundle(shard uint32, b *Bundle) {
 	}
 }
 
+// Fail answers what was added and not submitted, and empties the bundle.
+func (b *Bundle) Fail(err error) {
+	calls := b.calls.take()
+	for c := calls.pop(); c != nil; c = calls.pop() {
+		c.complete(err)
+	}
+}
+
 // submitAll is submit for many operations. The queue may pass its limit by what
 // is submitted at once.
 func (m *mailbox) submitAll(calls callList) bool {

@@ -3,6 +3,8 @@ package actors
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"runtime/debug"
 	"time"
 	"unicode/utf8"
 
@@ -151,17 +153,13 @@ func (r *Runtime) fillCall(op *Operation) (*call, error) {
 
 // fillRare is fillCall for what is not plain.
 func (r *Runtime) fillRare(op *Operation, index int) (*call, error) {
-	var hash uint64
-	if op.IdempotencyKey != "" {
+	var (
+		hash  uint64
+		steps []Step
+	)
+	if op.IdempotencyKey != "" || r.composers[index] != nil {
 		var err error
-		if hash, err = hashRequest(op.Method, op.Command); err != nil {
-			return nil, failure.Wrap(err, failure.InvalidField, "the request does not encode")
-		}
-	}
-	var steps []Step
-	if composer := r.composers[index]; composer != nil {
-		var err error
-		if steps, err = r.compose(composer, op.Key, op.Command, op.Reply); err != nil {
+		if hash, steps, err = r.takeApart(op, index); err != nil {
 			return nil, err
 		}
 	}
@@ -173,6 +171,29 @@ func (r *Runtime) fillRare(op *Operation, index int) (*call, error) {
 	c.key, c.method, c.command, c.reply = op.Key, op.Method, op.Command, op.Reply
 	c.once, c.guard = op.IdempotencyKey, op.Guard
 	return c, nil
+}
+
+// takeApart hashes the request of an operation with an idempotency key, and asks
+// a Composer for its steps. Both run code of the operation's kind on the caller's
+// goroutine: a panic there is its own failure.
+func (r *Runtime) takeApart(op *Operation, index int) (hash uint64, steps []Step, err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			r.shards[keyspace.Shard(op.Key, uint32(len(r.shards)))].counts.panics.Add(1) //nolint:gosec // at most keyspace.MaxShards
+			r.log.Error("a request panicked", slog.String("kind", op.Kind), slog.String("method", op.Method),
+				slog.Any("panic", reason), slog.String("stack", string(debug.Stack())))
+			err = failure.New(failure.HandlerFailed, "the request of %s could not be taken apart; nothing was done", op.Method)
+		}
+	}()
+	if op.IdempotencyKey != "" {
+		if hash, err = hashRequest(op.Method, op.Command); err != nil {
+			return 0, nil, failure.Wrap(err, failure.InvalidField, "the request does not encode")
+		}
+	}
+	if composer := r.composers[index]; composer != nil {
+		steps, err = r.compose(composer, op.Key, op.Command, op.Reply)
+	}
+	return hash, steps, err
 }
 
 // kindOf returns a kind's index, -1 where it is not served. There are few

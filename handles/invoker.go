@@ -46,7 +46,8 @@ func InvokeAll(ctx context.Context, to Invoker, ops []*Operation) {
 type Submitter interface {
 	// Submit begins an operation and returns without waiting for its answer.
 	// done is called once, perhaps before Submit returns, when the reply is
-	// filled in and durable, or with an error. Where deadline is not zero an
+	// filled in and durable, or with an error; also where Submit panics, or
+	// its goroutine is ended by a handler. Where deadline is not zero an
 	// operation that had no turn until then is not done. op, its messages
 	// and done belong to the operation until done is called.
 	Submit(op *Operation, deadline time.Time, done Completer)

@@ -112,11 +112,12 @@ func (s *Server) serveConn(c *conn) {
 	if f == nil {
 		return
 	}
-	err := s.grains.serve(f)
+	err := error(errCutOff)
+	defer func() { f.End(endOf(err)) }() // also where a handler ends this goroutine
+	err = s.grains.serve(f)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		s.cfg.Logger.Info("cut off a client that does not read", slog.String("peer", c.RemoteAddr().String()))
 	}
-	f.End(endOf(err))
 }
 
 // endOf is what a client is told of the end of its stream; nil is nothing.

@@ -69,6 +69,9 @@ type stream struct {
 	large    bool // the reply to one of them can be large
 	credit   credit
 	directs  *directs // while a frame is worked off; may be nil
+	// admitted is the method of an operation that has passed the gate and that
+	// nobody has yet who answers it; nil where there is none.
+	admitted *streamMethod
 
 	buffer []byte // of who is sending
 
@@ -211,18 +214,46 @@ func (*stream) signal(c chan struct{}) {
 	}
 }
 
-// readAll begins the operations of one frame after the other. A panic beneath it
-// is a defect that must not end the process; the operations under way are lost
-// to the client.
+// readAll reads frames until the stream ends. A panic beneath it is a defect that
+// must not end the process; the operations under way are lost to the client.
 func (s *stream) readAll() (err error) {
+	finished := false
 	defer func() {
-		if p := recover(); p != nil {
-			e := s.grains.failure(s.frames.Context(), &panicked{value: p, stack: debug.Stack()})
-			s.drop(e)
-			s.cork(false) // the writer sends what there is when it hears of the end
-			err = s.refuse(e)
+		if !finished {
+			err = s.cutOff(recover())
 		}
 	}()
+	err = s.readFrames()
+	finished = true
+	return err
+}
+
+// cutOff ends a stream whose reader panics, or ends its goroutine, where reason
+// is nil: a handler did that, whose turn it ran.
+func (s *stream) cutOff(reason any) error {
+	p := &panicked{value: reason, stack: debug.Stack()}
+	if reason == nil {
+		p.value = "the goroutine was ended"
+	}
+	e := s.grains.failure(s.frames.Context(), p)
+	if m := s.admitted; m != nil {
+		s.grains.gate.leaveAs(m.method.Waits)
+	}
+	s.drop(e)
+	s.cork(false) // the writer sends what there is when it hears of the end
+	err := s.refuse(e)
+	if reason == nil {
+		s.read <- err // nobody comes back to tell
+		s.rouse()
+		if s.over != nil {
+			err = <-s.result
+		}
+	}
+	return err
+}
+
+// readFrames begins the operations of one frame after the other.
+func (s *stream) readFrames() error {
 	for {
 		if !s.admit() {
 			return nil

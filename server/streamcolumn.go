@@ -61,8 +61,17 @@ func (s *stream) Column(encoded []byte) error {
 	}
 	c.lay(s.enterColumn(c))
 	c.left.Store(int32(len(c.parts)) + 1) //nolint:gosec // at most MaxColumnParts
-	for i := range c.parts {
-		p := &c.parts[i]
+	s.admitted = nil
+	begun := 0
+	defer func() {
+		for ; begun < len(c.parts); begun++ { // the goroutine was ended
+			c.parts[begun].Completed(0, errCutOff)
+		}
+		c.arrive()
+	}()
+	for begun < len(c.parts) {
+		p := &c.parts[begun]
+		begun++
 		if p.err != nil {
 			c.left.Add(-1)
 			continue
@@ -70,9 +79,11 @@ func (s *stream) Column(encoded []byte) error {
 		s.grains.adds.SubmitAdds(&p.Adds)
 		s.yield(1)
 	}
-	c.arrive()
 	return nil
 }
+
+// errCutOff is the end of what was not begun since the reader panics.
+var errCutOff = failure.New(failure.Internal, "internal error; the operation was cut off before it was begun")
 
 // enterColumn lets a column through the gate, as one call, or says what all of
 // its parts are answered.
@@ -90,7 +101,9 @@ func (s *stream) enterColumn(c *streamColumn) *failure.Error {
 	}
 	c.metrics = home.metrics
 	refused := s.enterGate(false)
-	c.entered = refused == nil
+	if c.entered = refused == nil; c.entered {
+		s.admitted = home
+	}
 	return refused
 }
 

@@ -179,21 +179,26 @@ func (s *stream) Operation(in *frame.Operation) error {
 		s.reply(in.ID, len(in.Request), refused)
 		return nil
 	}
+	s.admitted = home
 	if s.direct(in, home) {
+		s.admitted = nil
 		return nil
 	}
 	o, _ := home.calls.Get().(*streamOp)
 	o.stream, o.id, o.bytes = s, in.ID, len(in.Request)
 	shard, refused := o.prepare(in)
 	if refused != nil {
+		s.admitted = nil
 		o.Completed(0, refused)
 		return nil
 	}
 	o.sub.Deadline = s.deadline(in)
 	if o.sub.Op.MayWait() {
 		s.submit() // what came before it
+		s.admitted = nil
 		return s.beginWait(o)
 	}
+	s.admitted = nil
 	s.large = s.large || home.large
 	s.gather(shard, &o.sub)
 	return nil

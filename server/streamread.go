@@ -110,24 +110,23 @@ func (s *stream) gather(shard uint32, o *handles.Submission) {
 // the buffers in between.
 func (s *stream) submit() {
 	for _, shard := range s.shards {
-		l := s.gathered.at(shard)
-		first, n := l.first, l.n
-		*l = gathered{}
 		if s.large {
 			s.awaitReplies()
 		}
+		l := s.gathered.at(shard)
 		if s.grains.lists != nil {
+			first, n := l.first, l.n
+			*l = gathered{}
 			s.grains.lists.SubmitList(first)
 			s.yield(n)
 			continue
 		}
-		for o := first; o != nil; {
-			next := o.Next
-			o.Next = nil
+		for o := l.first; o != nil; o = l.first {
+			l.first, o.Next = o.Next, nil
 			s.grains.backend.Submit(&o.Op, o.Deadline, o.Done)
-			o = next
 			s.yield(1)
 		}
+		*l = gathered{}
 	}
 	s.shards, s.held, s.large = s.shards[:0], 0, false
 }
