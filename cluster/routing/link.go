@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/quern-io/quern/failure"
 	"github.com/quern-io/quern/handles"
 	"github.com/quern-io/quern/internal/frame"
@@ -205,14 +207,28 @@ func (l *link) operation(t *task) *failure.Error {
 		l.operations = frame.AppendRawOperation(l.operations, &o)
 		p.Request = nil
 	} else {
-		var err error
-		if l.operations, err = frame.AppendOperation(l.operations, &o, op.Request); err != nil {
+		b, err := appendOperation(l.operations, &o, op.Request)
+		if err != nil {
 			l.release(t)
 			return failure.Wrap(err, failure.InvalidField, "the request does not encode: %v", err)
 		}
+		l.operations = b
 	}
 	return l.bound(t, before)
 }
+
+// appendOperation is frame.AppendOperation, where a message that panics, as one
+// may that its owner changes meanwhile, fails alone.
+func appendOperation(b []byte, o *frame.Operation, request proto.Message) (_ []byte, err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			err = fmt.Errorf("%w: %v", errPanicked, reason)
+		}
+	}()
+	return frame.AppendOperation(b, o, request) //nolint:wrapcheck // as above
+}
+
+var errPanicked = errors.New("routing: panic")
 
 // bound puts an operation that makes its frame too large into one of its own.
 func (l *link) bound(t *task, before int) *failure.Error {
