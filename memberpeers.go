@@ -84,13 +84,13 @@ func (p peers) Offer(ctx context.Context, to cluster.Member, from cluster.Incarn
 	for _, o := range offers {
 		in.Offers = append(in.Offers, &quernv1.ShardOffer{Shard: o.Shard, Epoch: o.Epoch, Handoff: o.Handoff[:]})
 	}
-	return p.router.Offer(ctx, to.Addr, in) //nolint:wrapcheck // says all there is to say
+	return p.router.Offer(ctx, to.Name, to.Addr, in) //nolint:wrapcheck // says all there is to say
 }
 
 // Highest implements owner.Peers.
 func (p peers) Highest(ctx context.Context, of cluster.Member, asks cluster.Incarnation, shards []uint32) ([]uint64, error) {
 	in := &quernv1.PeerServiceHighestRequest{To: of.Incarnation[:], From: asks[:], Shards: shards}
-	epochs, err := p.router.Highest(ctx, of.Addr, in)
+	epochs, err := p.router.Highest(ctx, of.Name, of.Addr, in)
 	if err == nil && len(epochs) != len(shards) {
 		err = failure.New(failure.Internal, "%s told %d epochs of %d shards", of.Name, len(epochs), len(shards))
 	}

@@ -146,11 +146,21 @@ func watchHops(ctx context.Context) uint32 {
 // Routes implements ClusterService.
 func (s *clusters) Routes(ctx context.Context, in *quernv1.ClusterServiceRoutesRequest) (out *quernv1.ClusterServiceRoutesResponse, err error) {
 	var nobody handles.Origin
-	err = s.routes.run(ctx, &nobody, workFunc(func(ctx context.Context, b Backend) (err error) {
+	err = s.routes.runMeant(ctx, &nobody, workFunc(func(ctx context.Context, b Backend) (err error) {
 		out, err = b.Routes(ctx, in.GetVersion())
 		return err //nolint:wrapcheck // mapped by its caller
 	}))
 	return out, err
+}
+
+// runMeant is run for what nodes ask each other. Who is not meant says so before
+// anything else, however busy it is.
+func (c *caller) runMeant(ctx context.Context, origin *handles.Origin, w work) error {
+	if refused := c.meant(ctx); refused != nil {
+		c.metrics.fail(refused.Reason)
+		return c.face.fail(ctx, refused)
+	}
+	return c.run(ctx, origin, w)
 }
 
 var (
@@ -179,7 +189,7 @@ func registerPeers(g *grpc.Server, on func(*handles.Method) *caller, to Peer) {
 // Offer implements PeerService.
 func (s *peers) Offer(ctx context.Context, in *quernv1.PeerServiceOfferRequest) (out *quernv1.PeerServiceOfferResponse, err error) {
 	var nobody handles.Origin
-	err = s.offer.run(ctx, &nobody, workFunc(func(ctx context.Context, _ Backend) (err error) {
+	err = s.offer.runMeant(ctx, &nobody, workFunc(func(ctx context.Context, _ Backend) (err error) {
 		out, err = s.to.Offer(ctx, in)
 		return err //nolint:wrapcheck // mapped by its caller
 	}))
@@ -189,7 +199,7 @@ func (s *peers) Offer(ctx context.Context, in *quernv1.PeerServiceOfferRequest) 
 // Highest implements PeerService.
 func (s *peers) Highest(ctx context.Context, in *quernv1.PeerServiceHighestRequest) (out *quernv1.PeerServiceHighestResponse, err error) {
 	var nobody handles.Origin
-	err = s.highest.run(ctx, &nobody, workFunc(func(ctx context.Context, _ Backend) (err error) {
+	err = s.highest.runMeant(ctx, &nobody, workFunc(func(ctx context.Context, _ Backend) (err error) {
 		out, err = s.to.Highest(ctx, in)
 		return err //nolint:wrapcheck // mapped by its caller
 	}))

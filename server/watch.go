@@ -119,6 +119,10 @@ type sendError struct{ error }
 // backend ends the watch or the server stops. conn is the address of the client's
 // connection.
 func (c *watchCaller) watch(ctx context.Context, conn string, in keyedMessage, to sink) error {
+	if refused := c.meant(ctx); refused != nil {
+		c.metrics.fail(refused.Reason)
+		return c.face.fail(ctx, refused)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	open := &openWatch{conn: conn, end: cancel}

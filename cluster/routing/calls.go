@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/quern-io/quern/failure"
@@ -99,6 +100,9 @@ func (r *Router) forget(addr string) {
 // callFailure is a call's error as a failure: UNREACHABLE where no node has said
 // anything.
 func callFailure(addr string, err error) error {
+	if e, ok := errors.AsType[*failure.Error](err); ok {
+		return e
+	}
 	if e, ok := wire.FromStatus(status.Convert(err)); ok {
 		return e
 	}
@@ -106,41 +110,71 @@ func callFailure(addr string, err error) error {
 }
 
 // call makes a call to a node, bounded by its context or callTimeout.
-func call[R any](ctx context.Context, r *Router, addr string, do func(context.Context, *grpc.ClientConn) (R, error)) (out R, err error) {
-	conn, done, err := r.conn(addr, false)
+func call[R any](ctx context.Context, r *Router, to peerKey, do func(context.Context, *grpc.ClientConn, grpc.CallOption) (*R, error)) (*R, error) {
+	conn, done, err := r.conn(to.addr, false)
 	if err != nil {
-		return out, err
+		return nil, err
 	}
 	defer done()
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(r.meaning(ctx, to), callTimeout)
 	defer cancel()
-	if out, err = do(ctx, conn); err != nil {
-		return out, callFailure(addr, err)
+	var header metadata.MD
+	out, err := do(ctx, conn, grpc.Header(&header))
+	if err := r.answeredBy(header, to, err); err != nil {
+		return nil, callFailure(to.addr, err)
 	}
 	return out, nil
 }
 
-// Offer tells the node at addr which shards it will be left. It fails with what
-// that node answers, or UNREACHABLE.
-func (r *Router) Offer(ctx context.Context, addr string, in *quernv1.PeerServiceOfferRequest) error {
-	_, err := call(ctx, r, addr, func(ctx context.Context, c *grpc.ClientConn) (*quernv1.PeerServiceOfferResponse, error) {
-		return quernv1.NewPeerServiceClient(c).Offer(ctx, in)
+// meaning puts into a call whom it is meant for.
+func (r *Router) meaning(ctx context.Context, to peerKey) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, wire.HeaderTo, wire.Identity(r.ClusterID(), to.node))
+}
+
+// answeredBy is the end of a call: err, if it was answered by the node that was
+// meant. Nothing that another one says is of any use, its errors included.
+func (r *Router) answeredBy(header metadata.MD, to peerKey, err error) error {
+	meant, by := wire.Identity(r.ClusterID(), to.node), header.Get(wire.HeaderBy)
+	switch {
+	case len(by) == 1 && by[0] == meant:
+		return err
+	case len(by) > 0:
+		return failure.New(failure.Unreachable, "%s was meant at %s; %s answers there", wire.Describe(meant), to.addr, wire.Describe(by[0]))
+	case err == nil || said(err):
+		return failure.New(failure.Unreachable, "%s was meant at %s; who answers there does not say who it is", wire.Describe(meant), to.addr)
+	default:
+		return err // nobody has answered
+	}
+}
+
+// said reports whether an error is what some node has answered.
+func said(err error) bool {
+	_, ok := wire.FromStatus(status.Convert(err))
+	return ok
+}
+
+// Offer tells a node, by its name and address, which shards it will be left. It
+// fails with what that node answers, or UNREACHABLE, also where another one
+// answers.
+func (r *Router) Offer(ctx context.Context, node, addr string, in *quernv1.PeerServiceOfferRequest) error {
+	_, err := call(ctx, r, peerKey{node, addr}, func(ctx context.Context, c *grpc.ClientConn, o grpc.CallOption) (*quernv1.PeerServiceOfferResponse, error) {
+		return quernv1.NewPeerServiceClient(c).Offer(ctx, in, o)
 	})
 	return err
 }
 
-// Highest asks the node at addr for the highest epochs that it has seen. It fails
-// as Offer does.
-func (r *Router) Highest(ctx context.Context, addr string, in *quernv1.PeerServiceHighestRequest) ([]uint64, error) {
-	out, err := call(ctx, r, addr, func(ctx context.Context, c *grpc.ClientConn) (*quernv1.PeerServiceHighestResponse, error) {
-		return quernv1.NewPeerServiceClient(c).Highest(ctx, in)
+// Highest asks a node for the highest epochs that it has seen. It fails as Offer
+// does.
+func (r *Router) Highest(ctx context.Context, node, addr string, in *quernv1.PeerServiceHighestRequest) ([]uint64, error) {
+	out, err := call(ctx, r, peerKey{node, addr}, func(ctx context.Context, c *grpc.ClientConn, o grpc.CallOption) (*quernv1.PeerServiceHighestResponse, error) {
+		return quernv1.NewPeerServiceClient(c).Highest(ctx, in, o)
 	})
 	return out.GetEpochs(), err
 }
 
-// routesOf asks the node at addr who owns what.
-func (r *Router) routesOf(ctx context.Context, addr string, version uint64) (*quernv1.ClusterServiceRoutesResponse, error) {
-	return call(ctx, r, addr, func(ctx context.Context, c *grpc.ClientConn) (*quernv1.ClusterServiceRoutesResponse, error) {
-		return quernv1.NewClusterServiceClient(c).Routes(ctx, &quernv1.ClusterServiceRoutesRequest{Version: version})
+// routesOf asks a node who owns what.
+func (r *Router) routesOf(ctx context.Context, to peerKey, version uint64) (*quernv1.ClusterServiceRoutesResponse, error) {
+	return call(ctx, r, to, func(ctx context.Context, c *grpc.ClientConn, o grpc.CallOption) (*quernv1.ClusterServiceRoutesResponse, error) {
+		return quernv1.NewClusterServiceClient(c).Routes(ctx, &quernv1.ClusterServiceRoutesRequest{Version: version}, o)
 	})
 }

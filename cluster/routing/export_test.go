@@ -1,6 +1,10 @@
 package routing
 
-import "github.com/quern-io/quern/failure"
+import (
+	"context"
+
+	"github.com/quern-io/quern/failure"
+)
 
 // What tests look at.
 var DialTCP = dialTCP
@@ -28,3 +32,9 @@ func (r *Router) Heard(o failure.Owner) { r.learn(&o) }
 // Vacate and At are of the table.
 func (r *Router) Vacate(shard uint32) bool { return r.table.vacate(shard) }
 func (r *Router) At(shard uint32) Owner    { return r.table.at(shard).owner }
+
+// AskRoutes asks a node who owns what.
+func (r *Router) AskRoutes(ctx context.Context, node, addr string) error {
+	_, err := r.routesOf(ctx, peerKey{node, addr}, 0)
+	return err
+}

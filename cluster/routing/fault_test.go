@@ -385,11 +385,11 @@ func TestPeersAreAskedWhileTheViewIsStale(t *testing.T) {
 func TestPeerCalls(t *testing.T) {
 	t.Parallel()
 	_, a, b, _ := three(t)
-	if err := a.Router.Offer(t.Context(), b.srv.GRPCAddr(), &quernv1.PeerServiceOfferRequest{}); err != nil {
+	if err := a.Router.Offer(t.Context(), "b", b.srv.GRPCAddr(), &quernv1.PeerServiceOfferRequest{}); err != nil {
 		t.Error(err)
 	}
 	until(t, func() bool { return b.At(2).Epoch == 1 })
-	got, err := a.Router.Highest(t.Context(), b.srv.GRPCAddr(), &quernv1.PeerServiceHighestRequest{Shards: []uint32{2}})
+	got, err := a.Router.Highest(t.Context(), "b", b.srv.GRPCAddr(), &quernv1.PeerServiceHighestRequest{Shards: []uint32{2}})
 	if err != nil || len(got) != 1 || got[0] != 1 {
 		t.Errorf("%v, %v", got, err)
 	}

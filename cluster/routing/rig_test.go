@@ -48,6 +48,7 @@ type world struct {
 	events   map[string]map[chan int64]struct{}
 	opened   int
 	adds     int64
+	cluster  [16]byte
 	echo     bool // nodes answer at once, without a state
 }
 
@@ -67,7 +68,7 @@ func newWorld() *world {
 	return &world{
 		counters: make(map[string]int64), locks: make(map[string]*fakeLock), sessions: make(map[string]map[uint64]proto.Message),
 		once: make(map[string]proto.Message), owners: make(map[uint32]routing.Owner), changed: make(chan struct{}),
-		nodes: make(map[string]*node), events: make(map[string]map[chan int64]struct{}),
+		nodes: make(map[string]*node), events: make(map[string]map[chan int64]struct{}), cluster: inCluster,
 	}
 }
 
@@ -213,7 +214,7 @@ func (w *world) start(tb testing.TB, name string) *node {
 	if w.echo {
 		to = echo{n.local}
 	}
-	r, err := routing.New(routing.Config{Local: to, ClusterID: inCluster, View: n.view, Dial: n.dialPeer})
+	r, err := routing.New(routing.Config{Local: to, ClusterID: w.cluster, View: n.view, Dial: n.dialPeer})
 	if err != nil {
 		tb.Fatal(err)
 	}

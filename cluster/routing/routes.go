@@ -122,7 +122,7 @@ func (r *Router) ask(v View, versions map[string]uint64) {
 		version := versions[m.Addr]
 		mu.Unlock()
 		all.Go(func() {
-			out, err := r.routesOf(ctx, m.Addr, version)
+			out, err := r.routesOf(ctx, peerKey{m.Node, m.Addr}, version)
 			if err != nil || out.GetUnchanged() {
 				return
 			}

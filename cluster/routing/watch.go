@@ -63,7 +63,8 @@ func (r *Router) passWatch(ctx context.Context, w *handles.Watch, shard uint32, 
 	}
 	defer done()
 	w.Origin = handles.Origin{Shard: shard}
-	err = readWatch(metadata.AppendToOutgoingContext(ctx, wire.HeaderHops, strconv.FormatUint(uint64(w.Hops)+1, 10)), conn, w, cancel)
+	err = r.readWatch(metadata.AppendToOutgoingContext(ctx, wire.HeaderHops, strconv.FormatUint(uint64(w.Hops)+1, 10)),
+		peerKey{to.owner.Node, to.owner.Addr}, conn, w, cancel)
 	if said, ok := errors.AsType[sayError](err); ok {
 		return said.error
 	}
@@ -81,12 +82,12 @@ func (r *Router) passWatch(ctx context.Context, w *handles.Watch, shard uint32, 
 type sayError struct{ error }
 
 // readWatch reads the owner's events.
-func readWatch(ctx context.Context, conn *grpc.ClientConn, w *handles.Watch, end context.CancelCauseFunc) error {
+func (r *Router) readWatch(ctx context.Context, owner peerKey, conn *grpc.ClientConn, w *handles.Watch, end context.CancelCauseFunc) error {
 	silence := time.AfterFunc(silentWatch, func() {
 		end(failure.New(failure.Unreachable, "the shard's owner has said nothing for %v", silentWatch))
 	})
 	defer silence.Stop()
-	stream, err := conn.NewStream(ctx, &watchDesc, w.Method.Procedure)
+	stream, err := conn.NewStream(r.meaning(ctx, owner), &watchDesc, w.Method.Procedure)
 	if err != nil {
 		return err //nolint:wrapcheck // read by passWatch
 	}
@@ -98,16 +99,19 @@ func readWatch(ctx context.Context, conn *grpc.ClientConn, w *handles.Watch, end
 	}
 	for first := true; ; first = false {
 		m := w.Method.Message()
-		if err := stream.RecvMsg(m); err != nil {
+		err := stream.RecvMsg(m)
+		if first {
+			header, _ := stream.Header() // came before the message, or the end
+			if err = r.answeredBy(header, owner, err); err == nil {
+				if name := header.Get(wire.HeaderNode); len(name) > 0 {
+					w.Origin.Node = name[0]
+				}
+			}
+		}
+		if err != nil {
 			return err //nolint:wrapcheck // as above
 		}
 		silence.Reset(silentWatch)
-		if first {
-			header, _ := stream.Header() // came before the message
-			if name := header.Get(wire.HeaderNode); len(name) > 0 {
-				w.Origin.Node = name[0]
-			}
-		}
 		w.Origin.Epoch = m.GetEpoch()
 		if err := w.Each(handles.NewEvent(m)); err != nil {
 			return sayError{err}
