@@ -82,7 +82,9 @@ func mute(t *testing.T) string {
 	go func() { ended <- g.Serve(l) }()
 	t.Cleanup(func() {
 		g.Stop()
-		_ = <-ended
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 	})
 	return l.Addr().String()
 }
