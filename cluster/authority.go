@@ -80,6 +80,9 @@ type Membership interface {
 	Leave(ctx context.Context, s Session) error
 	// Members waits as w says and returns all members.
 	Members(ctx context.Context, w Watch) (Members, error)
+	// Sessions returns which members have a session now. One that passes may
+	// have lost its own while it did not, and not know it yet.
+	Sessions(ctx context.Context) (map[Incarnation]bool, error)
 }
 
 // Registry is what a cluster has one of: its record and its placement.

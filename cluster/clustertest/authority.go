@@ -129,6 +129,24 @@ func (c *Client) Members(ctx context.Context, w cluster.Watch) (members cluster.
 	return members, err
 }
 
+// Sessions implements cluster.Membership.
+func (c *Client) Sessions(ctx context.Context) (map[cluster.Incarnation]bool, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	alive := make(map[cluster.Incarnation]bool)
+	err := c.arrive(ctx, arrival{}, func() {
+		for _, s := range c.twin.state.sessions {
+			if s.member.cluster == c.cluster {
+				alive[s.member.incarnation] = true
+			}
+		}
+	})
+	if err != nil {
+		return nil, fault("read the sessions", err)
+	}
+	return alive, nil
+}
+
 // Establish implements cluster.Registry.
 func (c *Client) Establish(ctx context.Context, want cluster.Record) (cluster.Record, error) {
 	ctx, cancel := bounded(ctx)

@@ -47,6 +47,7 @@ var tests = []struct {
 	{"Members", false, testMembers},
 	{"MemberNames", false, testMemberNames},
 	{"CheckEnds", false, testCheckEnds},
+	{"Sessions", false, testSessions},
 	{"KeepAlive", false, testKeepAlive},
 	{"Announce", false, testAnnounce},
 	{"Locks", false, testLocks},

@@ -170,6 +170,42 @@ func testCheckEnds(f *fixture) {
 	})
 }
 
+// testSessions: a member that passes again is not taken for one that has kept its
+// session.
+func testSessions(f *fixture) {
+	silent, other := f.joinWith("silent", shortCheck, delay), f.join("other")
+	left := f.join("left")
+	if err := left.Leave(f.ctx(), left.session); err != nil {
+		f.Fatalf("leave: %v", err)
+	}
+	sessions := func() map[cluster.Incarnation]bool {
+		alive, err := other.Sessions(f.ctx())
+		if err != nil {
+			f.Fatalf("sessions: %v", err)
+		}
+		return alive
+	}
+	if alive := sessions(); len(alive) != 2 || !alive[silent.self.Incarnation] || !alive[other.self.Incarnation] {
+		f.Errorf("sessions %v", alive)
+	}
+	f.eventually("its session is gone", func() bool { return !sessions()[silent.self.Incarnation] })
+	f.eventually("it passes", func() bool {
+		if err := silent.KeepAlive(f.ctx(), silent.session); err != nil && !errors.Is(err, cluster.ErrSessionLost) {
+			f.Fatalf("keep alive: %v", err)
+		}
+		return slices.Contains(f.passing(other), "silent")
+	})
+	if alive := sessions(); len(alive) != 1 {
+		f.Errorf("sessions %v, of one that passes again", alive)
+	}
+	if _, err := silent.Join(f.ctx(), silent.self, delay); err != nil {
+		f.Fatalf("join again: %v", err)
+	}
+	if !sessions()[silent.self.Incarnation] {
+		f.Error("the one that has joined again has no session")
+	}
+}
+
 // testKeepAlive keeps a member for longer than its check lasts by itself.
 func testKeepAlive(f *fixture) {
 	n := f.joinWith("a", shortCheck, delay)

@@ -357,6 +357,9 @@ func TestRights(t *testing.T) {
 	if err != nil || !slices.ContainsFunc(members.List, func(m cluster.Member) bool { return m.Name == "full" }) {
 		t.Errorf("members: %+v, %v", members, err)
 	}
+	if alive, err := full.Sessions(t.Context()); len(alive) != 1 || err != nil {
+		t.Errorf("sessions: %v, %v", alive, err)
+	}
 	if leads, err := full.Lead(t.Context(), session); !leads || err != nil {
 		t.Errorf("lead: %v, %v", leads, err)
 	}

@@ -198,6 +198,7 @@ func TestSilence(t *testing.T) {
 		"table":      func(ctx context.Context) error { _, err := a.Table(ctx, cluster.Watch{}); return err },
 		"watch":      func(ctx context.Context) error { _, err := a.Table(ctx, cluster.Watch{Index: 1, Wait: 1}); return err },
 		"members":    func(ctx context.Context) error { _, err := a.Members(ctx, cluster.Watch{}); return err },
+		"sessions":   func(ctx context.Context) error { _, err := a.Sessions(ctx); return err },
 		"lead":       func(ctx context.Context) error { _, err := a.Lead(ctx, "s"); return err },
 		"placement":  func(ctx context.Context) error { _, err := a.PutPlacement(ctx, "s", 1, nil); return err },
 		"create":     func(ctx context.Context) error { _, err := a.Create(ctx, locks); return err },

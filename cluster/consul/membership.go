@@ -258,6 +258,32 @@ func (a *Authority) Members(ctx context.Context, w cluster.Watch) (cluster.Membe
 	return members, nil
 }
 
+// Sessions implements cluster.Membership. A session has the name of its member's
+// service instance.
+func (a *Authority) Sessions(ctx context.Context) (map[cluster.Incarnation]bool, error) {
+	const what = "read the sessions"
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	entries, meta, err := a.api.Session().List(query(ctx))
+	if err == nil && meta.ResultsFilteredByACLs {
+		err = errFiltered
+	}
+	if err != nil {
+		return nil, classify(what, needsSessions, err)
+	}
+	alive := make(map[cluster.Incarnation]bool, len(entries))
+	for _, entry := range entries {
+		at := len(entry.Name) - len(cluster.Incarnation{}.String())
+		if at < 0 || !strings.HasPrefix(entry.Name, a.service()+"-") {
+			continue
+		}
+		if incarnation, err := cluster.ParseIncarnation(entry.Name[at:]); err == nil {
+			alive[incarnation] = true
+		}
+	}
+	return alive, nil
+}
+
 // member reads a service instance; ok is false for one that is not a member's,
 // which somebody has registered under the service's name.
 func member(entry *api.ServiceEntry) (m cluster.Member, ok bool) {

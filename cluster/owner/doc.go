@@ -36,6 +36,12 @@
 // asked meanwhile, by every node, and is waited for only while it answers: two
 // questions take a second, during which the delay of its locks is counted.
 //
+// A member that passes again has perhaps lost its session meanwhile, and does not
+// know it yet: it could take nothing. So before a placement is written the leader
+// asks who has a session. A member without one keeps what it has and gets
+// nothing, and is asked for again soon. After a rejoin both watches go on at once,
+// since a node that has read nothing takes no offers.
+//
 // An authority that was emptied is populated again: by whoever sees it first
 // with a record whose base is above every epoch that it knows, by the leader
 // with the placement that it knew last, and by each node with locks for what

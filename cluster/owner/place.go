@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/quern-io/quern/cluster"
@@ -20,6 +21,9 @@ const (
 	// writeAgain is the pause after a write of record or placement that failed,
 	// and for how long an older table than an own write is passed over.
 	writeAgain = 500 * time.Millisecond
+	// sessionAgain is the pause before sessions are asked for again, where a
+	// member that could be given shards has none.
+	sessionAgain = 200 * time.Millisecond
 )
 
 // place is where shards belong, as far as this node knows, and what it does
@@ -227,7 +231,44 @@ func (c *core) plan(ctx context.Context) {
 		return
 	}
 	p.writeAt = 0
-	next := p.known.Next(c.candidates())
+	if p.known.Next(c.candidates(nil)) != p.known || !p.present {
+		c.askSessions(ctx)
+	}
+}
+
+// askSessions asks who of the members has a session, and places then.
+func (c *core) askSessions(ctx context.Context) {
+	o := c.o
+	c.place.calling = true
+	o.running.Go(func() {
+		attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
+		alive, err := o.cfg.Authority.Sessions(attempt)
+		cancel()
+		o.asked("sessions", err)
+		o.mail.post(func(c *core) { c.heardSessions(ctx, alive, err) })
+	})
+}
+
+// heardSessions places the shards on members that have a session. What is not
+// written now is looked at again, since nothing tells of a session that began.
+func (c *core) heardSessions(ctx context.Context, alive map[cluster.Incarnation]bool, err error) {
+	p := &c.place
+	p.calling = false
+	if !p.leads {
+		return
+	}
+	switch {
+	case errors.Is(err, cluster.ErrDenied):
+		alive = nil // as before there was this right to ask for
+	case err != nil:
+		p.writeAt = c.now() + writeAgain
+		c.o.cfg.Logger.WarnContext(ctx, "the members' sessions could not be read, nothing is placed", slog.Any("err", err))
+		return
+	}
+	next := p.known.Next(c.candidates(alive))
+	if slices.ContainsFunc(c.members.List, func(m cluster.Member) bool { return c.sessionless(&m, alive) }) {
+		p.writeAt = c.now() + sessionAgain
+	}
 	if next == p.known && p.present {
 		return
 	}
@@ -237,6 +278,12 @@ func (c *core) plan(ctx context.Context) {
 		return
 	}
 	c.put(ctx, next, value)
+}
+
+// sessionless reports whether a member passes, and has lost its session before:
+// it could take no shard. alive is nil where that was not asked.
+func (c *core) sessionless(m *cluster.Member, alive map[cluster.Incarnation]bool) bool {
+	return alive != nil && m.Passing && m.Incarnation != c.o.cfg.Member.Incarnation && !alive[m.Incarnation]
 }
 
 func (c *core) gather() time.Duration {
@@ -254,14 +301,17 @@ func (c *core) gather() time.Duration {
 // candidates are the members as placement sees them. One that has shards and
 // was not seen since the authority is back keeps them for a while, and gets no
 // more: it is perhaps only later than this node. But one that does not answer
-// when it is asked will not come.
-func (c *core) candidates() []placement.Member {
+// when it is asked will not come. Nor does one get any that has no session, of
+// those that alive has; all have one where it is nil.
+func (c *core) candidates(alive map[cluster.Incarnation]bool) []placement.Member {
 	p := &c.place
 	self := c.o.self()
 	members := []placement.Member{candidate(self)}
 	for _, m := range c.members.List {
 		if m.Passing && m.Incarnation != self.Incarnation {
-			members = append(members, candidate(m))
+			of := candidate(m)
+			of.Cordoned = of.Cordoned || c.sessionless(&m, alive)
+			members = append(members, of)
 		}
 	}
 	p.held = 0

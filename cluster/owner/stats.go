@@ -12,7 +12,7 @@ import (
 
 // calls are the calls to the authority, as metrics name them.
 var calls = []string{
-	"establish", "join", "keep_alive", "announce", "leave", "members", "table", "lead", "place",
+	"establish", "join", "keep_alive", "announce", "leave", "members", "sessions", "table", "lead", "place",
 	"create", "acquire", "release", "prove",
 }
 

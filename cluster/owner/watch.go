@@ -23,12 +23,17 @@ const (
 type pause struct{ next time.Duration }
 
 // wait waits longer each time, until ctx ends. It reports whether it may go on.
-func (p *pause) wait(ctx context.Context) bool {
+func (p *pause) wait(ctx context.Context) bool { return p.waitOr(ctx, nil) }
+
+// waitOr is wait that now, which may be nil, cuts short.
+func (p *pause) waitOr(ctx context.Context, now <-chan struct{}) bool {
 	p.next = min(max(2*p.next, retryFirst), retryLast)
 	timer := time.NewTimer(p.next)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return true
+	case <-now:
 		return true
 	case <-ctx.Done():
 		return false
@@ -61,7 +66,7 @@ func (o *Owner) watchTable(ctx context.Context) {
 			o.asked("table", err)
 			index = 0
 			o.mail.post(func(c *core) { c.unreadable("table", err) })
-			again.wait(ctx)
+			again.waitOr(ctx, o.tableNow)
 		}
 	}
 }
@@ -223,7 +228,7 @@ func (o *Owner) watchMembers(ctx context.Context) {
 		default:
 			o.asked("members", err)
 			index = 0
-			again.wait(ctx)
+			again.waitOr(ctx, o.membersNow)
 		}
 	}
 }
@@ -334,6 +339,8 @@ func (c *core) sessionLost(s cluster.Session) {
 func (c *core) sessionBegan(s cluster.Session, announced cluster.State) {
 	c.session, c.mood.announced, c.dirty = s, announced, true
 	c.place.authorityBack(c)
+	c.readAnew() // whoever gave a session answers reads, too
+	nudge(c.o.membersNow)
 	if c.refused == nil {
 		c.do(c.m.SessionBegan(c.now(), string(s)))
 	}
