@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -30,51 +31,121 @@ func holder(t *testing.T, node *quern.Node) quernv1.LockServiceClient {
 	return quernv1.NewLockServiceClient(conn)
 }
 
-// TestHold holds a lock for as long as the call lasts, renewed by the node.
+// TestHold holds a lock for as long as the call lasts, renewed by the node. That
+// is promised while the machine runs: where it stands still for most of a lease
+// the call ends and says so, and the test begins anew.
 func TestHold(t *testing.T) {
 	t.Parallel()
 	node, _ := lockNode(t, quern.Config{DataDir: t.TempDir()})
-	locks := holder(t, node)
-	ctx, cancel := context.WithCancel(t.Context())
-	stream, err := locks.Hold(ctx, &quernv1.LockServiceHoldRequest{Key: "k", Owner: "me", Ttl: durationpb.New(300 * time.Millisecond)})
-	if err != nil {
-		t.Fatal(err)
+	for i := range 20 {
+		h := &holding{T: t, locks: holder(t, node), lock: node.Lock("k" + strconv.Itoa(i))}
+		if h.run() {
+			return
+		}
+		t.Log("a lease was not renewed in time")
 	}
+	t.Error("no lease was renewed in time, again and again")
+}
+
+// holding is one run of TestHold.
+type holding struct {
+	*testing.T
+
+	locks quernv1.LockServiceClient
+	lock  quern.Lock
+}
+
+type holdStream = grpc.ServerStreamingClient[quernv1.LockServiceHoldResponse]
+
+func (h *holding) hold(ctx context.Context, owner string, wait *durationpb.Duration) holdStream {
+	h.Helper()
+	stream, err := h.locks.Hold(ctx, &quernv1.LockServiceHoldRequest{
+		Key: h.lock.Key(), Owner: owner, Ttl: durationpb.New(300 * time.Millisecond), Wait: wait,
+	})
+	if err != nil {
+		h.Fatal(err)
+	}
+	return stream
+}
+
+// run returns false where a lease was not renewed in time.
+func (h *holding) run() bool {
+	ctx, end := context.WithCancel(h.Context())
+	defer end()
+	mine, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream := h.hold(mine, "me", nil)
 	first, err := stream.Recv()
 	if err != nil || first.GetToken() == 0 || first.GetOwner() != "me" || first.GetSequence() != 1 || first.GetEpoch() == 0 {
-		t.Fatalf("%v, %v", first, err)
+		h.Fatalf("%v, %v", first, err)
 	}
 	if header, err := stream.Header(); err != nil || len(header.Get("quern-node")) != 1 {
-		t.Errorf("headers %v, %v", header, err)
+		h.Errorf("headers %v, %v", header, err)
 	}
 	// It outlasts its lease, and another one waits for the call's end.
-	next, err := locks.Hold(t.Context(), &quernv1.LockServiceHoldRequest{Key: "k", Owner: "next", Ttl: durationpb.New(time.Second)})
-	if err != nil {
-		t.Fatal(err)
+	next := h.hold(ctx, "next", nil)
+	if !h.outlasts() {
+		return h.late(stream)
 	}
-	queued(t, node.Lock("k"), 1)
-	for end := time.Now().Add(time.Second); time.Now().Before(end); {
-		if info, err := node.Lock("k").Get(t.Context()); err != nil || info.Holds != 1 || info.Holders[0].Owner != "me" {
-			t.Fatalf("%+v, %v", info, err)
-		}
-	}
-	busy, err := locks.Hold(t.Context(), &quernv1.LockServiceHoldRequest{Key: "k", Wait: durationpb.New(0)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := busy.Recv(); status.Code(err) != codes.FailedPrecondition {
-		t.Errorf("a hold that does not wait: %v", err)
+	if _, err := h.hold(ctx, "", durationpb.New(0)).Recv(); status.Code(err) != codes.FailedPrecondition {
+		h.Logf("a hold that does not wait: %v", err)
+		return h.late(stream)
 	}
 	cancel()
 	second, err := next.Recv()
+	if status.Code(err) == codes.Unknown {
+		return false // it was late, too
+	}
 	if err != nil || second.GetToken() <= first.GetToken() {
-		t.Fatalf("%v, %v", second, err)
+		h.Fatalf("%v, %v", second, err)
 	}
-	if n, err := node.Lock("k").ForceRelease(t.Context(), "the test's wish"); n != 1 || err != nil {
-		t.Fatal(n, err)
+	n, err := h.lock.ForceRelease(h.Context(), "the test's wish")
+	if err != nil {
+		h.Fatal(err)
 	}
-	if _, err := next.Recv(); status.Code(err) != codes.FailedPrecondition {
-		t.Errorf("forced away: %v", err)
+	if _, err := next.Recv(); n != 1 || status.Code(err) != codes.FailedPrecondition {
+		h.Logf("%d holds were forced away: %v", n, err)
+		return h.late(next)
+	}
+	return true
+}
+
+// outlasts waits until the holder has been renewed for longer than its lease, and
+// somebody waits for it. It returns false where the lock is another's before.
+func (h *holding) outlasts() bool {
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	renewed, left := 0, time.Duration(0)
+	for {
+		info, err := h.lock.Get(h.Context())
+		if err != nil {
+			h.Fatal(err)
+		}
+		if info.Holds != 1 || info.Holders[0].Owner != "me" {
+			return false
+		}
+		if info.Holders[0].TTL > left {
+			renewed++ // the first time it was granted
+		}
+		left = info.Holders[0].TTL
+		if renewed > 4 && info.Waiters == 1 { // each a third of the lease after the one before, less a tenth of that
+			return true
+		}
+		<-look.C
+	}
+}
+
+// late returns false: a hold has ended since it was not renewed in time, which
+// must be what its call has ended with.
+func (h *holding) late(stream holdStream) bool {
+	h.Helper()
+	for {
+		if _, err := stream.Recv(); err != nil {
+			if status.Code(err) != codes.Unknown {
+				h.Fatalf("ended with %v", err)
+			}
+			return false
+		}
 	}
 }
 
