@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -77,7 +76,7 @@ func (n *Node) newBulk(in *quernv1.CounterServiceAddManyRequest) *bulk {
 	clear(b.starts)
 	for i, key := range keys {
 		if err := keyspace.Check(key); err != nil {
-			b.refused = append(b.refused, manyFailure(i, err))
+			b.refused = append(b.refused, handles.AddFailure(i, err))
 			b.shards[i] = noShard
 			continue
 		}
@@ -180,7 +179,7 @@ func (c *addColumn) Answered(i int, err error) {
 		return
 	}
 	*value = 0
-	f := manyFailure(int(c.index(i)), err)
+	f := handles.AddFailure(int(c.index(i)), err)
 	for j, before := range c.failures {
 		if before.Index == f.Index {
 			c.failures[j] = f
@@ -192,9 +191,6 @@ func (c *addColumn) Answered(i int, err error) {
 
 // AppendResult implements actors.Column.
 func (c *addColumn) AppendResult(b []byte) ([]byte, error) {
-	for _, f := range c.failures {
-		f.Message = strings.ToValidUTF8(f.Message, "\uFFFD")
-	}
 	c.result.Values, c.result.Failures = c.all.values[c.from:c.to], c.failures
 	return fastproto.Append(b, &c.result) //nolint:wrapcheck // the caller says what it was
 }
@@ -227,7 +223,7 @@ func (b *bulk) assemble(out *quernv1.CounterServiceAddManyResponse) {
 		c := &b.columns[k]
 		for i := range c.Len() {
 			if c.err != nil {
-				out.Failures = append(out.Failures, manyFailure(int(c.index(i)), c.err))
+				out.Failures = append(out.Failures, handles.AddFailure(int(c.index(i)), c.err))
 				continue
 			}
 			out.Values[c.index(i)] = b.values[int(c.from)+i]

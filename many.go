@@ -2,7 +2,6 @@ package quern
 
 import (
 	"context"
-	"errors"
 	"sync/atomic"
 	"time"
 
@@ -106,7 +105,7 @@ func (k *keyed) assemble(out *quernv1.CounterServiceAddManyResponse) {
 	out.Values = make([]int64, len(k.adds))
 	for i := range k.adds {
 		if err := k.adds[i].op.Err; err != nil {
-			out.Failures = append(out.Failures, manyFailure(i, err))
+			out.Failures = append(out.Failures, handles.AddFailure(i, err))
 			continue
 		}
 		out.Values[i] = k.adds[i].reply.GetValue()
@@ -144,14 +143,6 @@ func checkKeys(in *quernv1.CounterServiceAddManyRequest) error {
 		seen[key] = struct{}{}
 	}
 	return nil
-}
-
-func manyFailure(i int, err error) *quernv1.AddManyFailure {
-	f := &quernv1.AddManyFailure{Index: uint32(i), Message: err.Error(), Unknown: failure.OutcomeOf(err) == failure.Unknown} //nolint:gosec // at most MaxManyKeys
-	if e, ok := errors.AsType[*failure.Error](err); ok {
-		f.Reason, f.Message = e.Reason.String(), e.Message
-	}
-	return f
 }
 
 // InvokeAll implements handles.Batcher.

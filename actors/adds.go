@@ -1,10 +1,8 @@
 package actors
 
 import (
-	"errors"
 	"runtime/debug"
 	"slices"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -100,7 +98,7 @@ func (a *adds) Answered(i int, err error) {
 	}
 	r.Values[i] = 0
 	r.Failures = slices.DeleteFunc(r.Failures, func(f *quernv1.AddManyFailure) bool { return int(f.GetIndex()) == i })
-	r.Failures = append(r.Failures, addFailure(i, err))
+	r.Failures = append(r.Failures, handles.AddFailure(i, err))
 	if b, broken := fastproto.Append(nil, &r); broken == nil {
 		a.Result = b
 	}
@@ -120,15 +118,6 @@ func (a *adds) Replay(result []byte) error {
 	}
 	a.Result = append(a.Result[:0], result...)
 	return nil
-}
-
-func addFailure(i int, err error) *quernv1.AddManyFailure {
-	f := &quernv1.AddManyFailure{Index: uint32(i), Message: err.Error(), Unknown: failure.OutcomeOf(err) == failure.Unknown} //nolint:gosec // not negative
-	if e, ok := errors.AsType[*failure.Error](err); ok {
-		f.Reason, f.Message = e.Reason.String(), e.Message
-	}
-	f.Message = strings.ToValidUTF8(f.Message, "\uFFFD")
-	return f
 }
 
 // fewAdds is how many grains a turn remembers on its stack: what lies there stays
@@ -235,7 +224,7 @@ type adding struct {
 
 // fail answers the item that is next.
 func (t *adding) fail(err error) {
-	t.failures = append(t.failures, addFailure(t.next, err))
+	t.failures = append(t.failures, handles.AddFailure(t.next, err))
 	t.adds.Result = fastproto.AppendValue(t.adds.Result, 0)
 }
 

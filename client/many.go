@@ -3,7 +3,6 @@ package client
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/quern-io/quern/failure"
@@ -58,12 +57,4 @@ func (e *engine) runParts(ctx context.Context, op *handles.Operation, s *splitti
 // repeats reports whether the call has an idempotency key.
 func (c *call) repeats() bool {
 	return c.op.IdempotencyKey != "" || c.part != nil && c.part.all.in.GetIdempotencyKey() != ""
-}
-
-func failureAt(place int32, err error) *quernv1.AddManyFailure {
-	f := &quernv1.AddManyFailure{Index: uint32(place), Message: err.Error(), Unknown: failure.OutcomeOf(err) == failure.Unknown} //nolint:gosec // not negative
-	if e, ok := errors.AsType[*failure.Error](err); ok {
-		f.Reason, f.Message = e.Reason.String(), e.Message
-	}
-	return f
 }

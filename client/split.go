@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/quern-io/quern/handles"
 	"github.com/quern-io/quern/internal/fastproto"
 	"github.com/quern-io/quern/internal/frame"
 	"github.com/quern-io/quern/keyspace"
@@ -53,7 +54,7 @@ func split(in *quernv1.CounterServiceAddManyRequest, out *quernv1.CounterService
 	clear(s.counts)
 	for i, key := range keys {
 		if err := keyspace.Check(key); err != nil {
-			s.failures = append(s.failures, failureAt(int32(i), err))
+			s.failures = append(s.failures, handles.AddFailure(i, err))
 			s.shards[i] = noShard
 			continue
 		}
@@ -190,6 +191,6 @@ func (p *part) fillFailures(reply []byte) error {
 func (p *part) fail(err error) {
 	for _, place := range p.places() {
 		p.all.out.Values[place] = 0
-		p.all.failures = append(p.all.failures, failureAt(place, err))
+		p.all.failures = append(p.all.failures, handles.AddFailure(int(place), err))
 	}
 }

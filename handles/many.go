@@ -2,7 +2,9 @@ package handles
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/quern-io/quern/failure"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
@@ -36,6 +38,16 @@ func AddMany(ctx context.Context, to Invoker, keys []string, deltas []int64) ([]
 		all.Failed = append(all.Failed, KeyFailure{Index: int(f.GetIndex()), Err: manyFailure(f)})
 	}
 	return reply.GetValues(), all
+}
+
+// AddFailure says in the reply to a bulk add why the key in this place failed.
+func AddFailure(place int, err error) *quernv1.AddManyFailure {
+	f := &quernv1.AddManyFailure{Index: uint32(place), Message: err.Error(), Unknown: failure.OutcomeOf(err) == failure.Unknown} //nolint:gosec // at most MaxManyKeys
+	if e, ok := errors.AsType[*failure.Error](err); ok {
+		f.Reason, f.Message = e.Reason.String(), e.Message
+	}
+	f.Message = strings.ToValidUTF8(f.Message, "\uFFFD") // else the whole reply would not encode
+	return f
 }
 
 func manyFailure(f *quernv1.AddManyFailure) *failure.Error {

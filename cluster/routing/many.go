@@ -3,7 +3,6 @@ package routing
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -167,11 +166,7 @@ func (p *part) gather(out *quernv1.CounterServiceAddManyResponse) {
 			out.Values[place] = p.reply.GetValues()[i]
 			continue
 		}
-		f := &quernv1.AddManyFailure{Index: uint32(place), Message: err.Error(), Unknown: failure.OutcomeOf(err) == failure.Unknown} //nolint:gosec // not negative
-		if e, ok := errors.AsType[*failure.Error](err); ok {
-			f.Reason, f.Message = e.Reason.String(), e.Message
-		}
-		out.Failures = append(out.Failures, f)
+		out.Failures = append(out.Failures, handles.AddFailure(int(place), err))
 	}
 	if err != nil {
 		return

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/quern-io/quern/internal/nodeproc"
 )
 
 // enteredEnv marks a process that has a network namespace of its own.
@@ -46,7 +48,7 @@ func Enter(env ...string) (code int, err error) {
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		return 0, fmt.Errorf("clusterproc: %w", err)
 	}
-	return exitCode(cmd.ProcessState), nil
+	return nodeproc.ExitCode(cmd.ProcessState), nil
 }
 
 // priority is a little above the usual one.

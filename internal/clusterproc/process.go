@@ -6,17 +6,17 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"syscall"
 	"time"
+
+	"github.com/quern-io/quern/internal/nodeproc"
 )
 
 // Process is a program that runs on a side of the network and writes to a file.
 // Its methods may be called concurrently.
 type Process struct {
-	cmd    *exec.Cmd
-	log    string
-	exited chan struct{}
-	code   int // valid when exited is closed
+	*nodeproc.Life
+
+	log string
 }
 
 // Start starts a command on a side. What it prints is appended to a file, but
@@ -33,61 +33,16 @@ func Start(n Network, side int, cmd *exec.Cmd, log string) (*Process, error) {
 	}
 	cmd.Stderr = out
 	cmd.SysProcAttr = endWithParent()
-	p := &Process{cmd: cmd, log: log, exited: make(chan struct{})}
+	p := &Process{log: log}
 	n.Run(side, func() { err = cmd.Start() })
 	if err != nil {
 		return nil, fmt.Errorf("clusterproc: %w", err)
 	}
 	if l, ok := n.(*loopback); ok {
-		l.started(side, p.PID())
+		l.started(side, cmd.Process.Pid)
 	}
-	go func() {
-		defer close(p.exited)
-		_ = cmd.Wait() // the state says more than the error
-		p.code = exitCode(cmd.ProcessState)
-	}()
+	p.Life = nodeproc.Live(cmd, p.Log)
 	return p, nil
-}
-
-// PID returns the process id.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
-
-// Exited is closed when the process has ended.
-func (p *Process) Exited() <-chan struct{} { return p.exited }
-
-// Signal sends a signal. A process that has ended is not an error.
-func (p *Process) Signal(s os.Signal) error {
-	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("clusterproc: signal: %w", err)
-	}
-	return nil
-}
-
-// Kill ends the process as a power cut would, and waits until it is gone.
-func (p *Process) Kill() {
-	_ = p.Signal(syscall.SIGKILL) // gone already is as good
-	<-p.exited
-}
-
-// Stop asks the process to end and returns its exit code. Where ctx ends first,
-// the process is killed.
-func (p *Process) Stop(ctx context.Context) (int, error) {
-	if err := p.Signal(syscall.SIGTERM); err != nil {
-		return 0, err
-	}
-	return p.Wait(ctx)
-}
-
-// Wait returns the exit code when the process has ended, 128+N where signal N
-// ended it. Where ctx ends first, the process is killed.
-func (p *Process) Wait(ctx context.Context) (int, error) {
-	select {
-	case <-p.exited:
-		return p.code, nil
-	case <-ctx.Done():
-		p.Kill()
-		return 0, fmt.Errorf("clusterproc: the process had to be killed: %w\n%s", ctx.Err(), p.Log())
-	}
 }
 
 // Log returns the end of what the process and earlier ones with its file have
@@ -99,13 +54,6 @@ func (p *Process) Log() string {
 		return err.Error()
 	}
 	return string(text[max(0, len(text)-most):])
-}
-
-func exitCode(s *os.ProcessState) int {
-	if w, ok := s.Sys().(syscall.WaitStatus); ok && w.Signaled() {
-		return 128 + int(w.Signal())
-	}
-	return s.ExitCode()
 }
 
 // poll calls ready every few milliseconds until it returns true. It fails when

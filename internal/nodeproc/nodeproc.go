@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -38,10 +37,9 @@ func Build(ctx context.Context, folder string, race bool) (string, error) {
 // Process is a program that was started. Its methods may be called from any
 // goroutine.
 type Process struct {
-	cmd    *exec.Cmd
+	*Life
+
 	data   string
-	exited chan struct{}
-	code   int // valid when exited is closed
 	stdout output
 	stderr output
 }
@@ -49,20 +47,16 @@ type Process struct {
 // Start starts the program with these arguments and returns at once. It waits
 // for nothing, so that a caller can kill it in the middle of its start.
 func Start(binary string, args ...string) (*Process, error) {
-	p := &Process{exited: make(chan struct{})}
+	p := &Process{}
 	//nolint:noctx,gosec // ends by a signal, not with a context; the program is the caller's
-	p.cmd = exec.Command(binary, args...)
-	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
+	cmd := exec.Command(binary, args...)
+	cmd.Stdout, cmd.Stderr = &p.stdout, &p.stderr
 	// A child that inherited the pipes must not hold up Wait.
-	p.cmd.WaitDelay = time.Second
-	if err := p.cmd.Start(); err != nil {
+	cmd.WaitDelay = time.Second
+	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("nodeproc: %w", err)
 	}
-	go func() {
-		defer close(p.exited)
-		_ = p.cmd.Wait() // the state below says more than the error
-		p.code = exitCode(p.cmd.ProcessState)
-	}()
+	p.Life = Live(cmd, p.Stderr)
 	return p, nil
 }
 
@@ -113,60 +107,11 @@ func (p *Process) Ready(ctx context.Context) (Node, error) {
 	}
 }
 
-// PID returns the process id.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
-
-// Exited is closed when the process has ended.
-func (p *Process) Exited() <-chan struct{} { return p.exited }
-
-// Signal sends a signal. A process that has ended is not an error.
-func (p *Process) Signal(s os.Signal) error {
-	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("nodeproc: signal: %w", err)
-	}
-	return nil
-}
-
-// Kill ends the process as a power cut would, and waits until it is gone.
-func (p *Process) Kill() {
-	_ = p.Signal(syscall.SIGKILL) // gone already is as good
-	<-p.exited
-}
-
-// Stop asks the process to end and returns its exit code. Where ctx ends
-// first, the process is killed and the context's error returned.
-func (p *Process) Stop(ctx context.Context) (int, error) {
-	if err := p.Signal(syscall.SIGTERM); err != nil {
-		return 0, err
-	}
-	return p.Wait(ctx)
-}
-
-// Wait returns the exit code when the process has ended, 128+N where signal N
-// ended it. Where ctx ends first, the process is killed and the context's
-// error returned.
-func (p *Process) Wait(ctx context.Context) (int, error) {
-	select {
-	case <-p.exited:
-		return p.code, nil
-	case <-ctx.Done():
-		p.Kill()
-		return 0, fmt.Errorf("nodeproc: the process had to be killed: %w", ctx.Err())
-	}
-}
-
 // Stdout returns what the process wrote to stdout so far.
 func (p *Process) Stdout() string { return p.stdout.String() }
 
 // Stderr returns what the process wrote to stderr so far.
 func (p *Process) Stderr() string { return p.stderr.String() }
-
-func exitCode(s *os.ProcessState) int {
-	if w, ok := s.Sys().(syscall.WaitStatus); ok && w.Signaled() {
-		return 128 + int(w.Signal())
-	}
-	return s.ExitCode()
-}
 
 // output collects what a process writes.
 type output struct {

@@ -6,17 +6,6 @@ import (
 	"github.com/quern-io/quern/failure"
 )
 
-// refused is an error of a running store that knows what to tell a caller.
-type refused struct {
-	text   string
-	reason failure.Reason
-}
-
-func (r *refused) Error() string { return r.text }
-
-// Reason is what the shard's callers are told.
-func (r *refused) Reason() failure.Reason { return r.reason }
-
 // Errors of Open. Each comes wrapped in a message that names the folder and
 // says what to do.
 var (
@@ -40,7 +29,7 @@ var (
 // Errors of a running store.
 var (
 	// ErrClosed: the store was closed. Terminal.
-	ErrClosed = error(&refused{"embedded: store is closed", failure.Stopping})
+	ErrClosed = failure.NewCause(failure.Stopping, "embedded: store is closed")
 	// ErrDiskFull: free space is below Options.MinFreeBytes, or the file
 	// system refused to give more. Nothing was written; writes come back by
 	// themselves when there is room. Open returns it too. Retryable.
@@ -48,18 +37,18 @@ var (
 	// ErrBroken: a write or a sync failed and the store is being reopened.
 	// In an Unclear verdict the records are perhaps written; everywhere else
 	// nothing was. Retryable.
-	ErrBroken = error(&refused{"embedded: store is recovering from a failed write", failure.StoreUnavailable})
+	ErrBroken = failure.NewCause(failure.StoreUnavailable, "embedded: store is recovering from a failed write")
 	// ErrBehind: the states database does not keep up or fails, and the tail
 	// has reached its bound. Nothing was written. Retryable.
-	ErrBehind = error(&refused{"embedded: checkpoint is behind", failure.Overloaded})
+	ErrBehind = failure.NewCause(failure.Overloaded, "embedded: checkpoint is behind")
 	// ErrGrow: the journal's file could not be made longer. Nothing was
 	// written. Where the disk is full, ErrDiskFull comes with it. Retryable.
 	ErrGrow = errors.New("embedded: journal cannot grow")
 	// ErrTooLarge: the batch is larger than Options.MaxBatchBytes. Terminal
 	// for this batch.
-	ErrTooLarge = error(&refused{"embedded: batch is too large", failure.Limit})
+	ErrTooLarge = failure.NewCause(failure.Limit, "embedded: batch is too large")
 	// ErrShard: there is no such shard. Terminal.
-	ErrShard = error(&refused{"embedded: no such shard", failure.Internal})
+	ErrShard = failure.NewCause(failure.Internal, "embedded: no such shard")
 	// ErrFenced: the shard has another epoch. Terminal for the epoch.
 	ErrFenced = errors.New("embedded: the shard has another epoch")
 )

@@ -10,25 +10,14 @@ import (
 	"github.com/quern-io/quern/failure"
 )
 
-// refused is an error that knows what to tell a caller.
-type refused struct {
-	text   string
-	reason failure.Reason
-}
-
-func (r *refused) Error() string { return r.text }
-
-// Reason is what the shard's callers are told.
-func (r *refused) Reason() failure.Reason { return r.reason }
-
 // Errors of Open. Each comes wrapped in a message that says what to do.
 var (
 	// ErrURL: the URL cannot be used.
 	ErrURL = errors.New("postgres: bad URL")
 	// ErrDenied: the server refuses the role or its password.
-	ErrDenied = error(&refused{"postgres: access denied", failure.StoreUnavailable})
+	ErrDenied = failure.NewCause(failure.StoreUnavailable, "postgres: access denied")
 	// ErrNoDatabase: the server has no such database.
-	ErrNoDatabase = error(&refused{"postgres: no such database", failure.StoreUnavailable})
+	ErrNoDatabase = failure.NewCause(failure.StoreUnavailable, "postgres: no such database")
 	// ErrForeign: the schema holds tables that are not Quern's.
 	ErrForeign = errors.New("postgres: not a Quern schema")
 	// ErrNewer: the schema was made by a newer version.
@@ -47,39 +36,39 @@ var (
 var (
 	// ErrUnavailable: the server cannot be reached or does not work at
 	// present. Nothing was done, but for an Unclear verdict. Retryable.
-	ErrUnavailable = error(&refused{"postgres: server is not available", failure.StoreUnavailable})
+	ErrUnavailable = failure.NewCause(failure.StoreUnavailable, "postgres: server is not available")
 	// ErrStandby: the server is no primary. Retryable.
-	ErrStandby = error(&refused{"postgres: server is a standby", failure.StoreUnavailable})
+	ErrStandby = failure.NewCause(failure.StoreUnavailable, "postgres: server is a standby")
 	// ErrUnsafe: the server runs with fsync=off or synchronous_commit=off, so
 	// that what it acknowledges can be lost. Nothing was done.
-	ErrUnsafe = error(&refused{"postgres: server does not keep what it acknowledges", failure.StoreUnavailable})
+	ErrUnsafe = failure.NewCause(failure.StoreUnavailable, "postgres: server does not keep what it acknowledges")
 	// ErrOtherCluster: the schema has another cluster id than when the store
 	// was opened. Terminal until the store is opened again.
-	ErrOtherCluster = error(&refused{"postgres: schema belongs to another cluster", failure.StoreUnavailable})
+	ErrOtherCluster = failure.NewCause(failure.StoreUnavailable, "postgres: schema belongs to another cluster")
 )
 
 // Errors of a running store.
 var (
 	// ErrClosed: the store was closed. Terminal.
-	ErrClosed = error(&refused{"postgres: store is closed", failure.Stopping})
+	ErrClosed = failure.NewCause(failure.Stopping, "postgres: store is closed")
 	// ErrFull: the server has no room or no memory. Nothing was written.
 	// Retryable.
-	ErrFull = error(&refused{"postgres: server is out of room", failure.Overloaded})
+	ErrFull = failure.NewCause(failure.Overloaded, "postgres: server is out of room")
 	// ErrRecord: the server does not take a record; the message names the
 	// record. Nothing of its shard's batch was written. Terminal.
-	ErrRecord = error(&refused{"postgres: record refused", failure.Limit})
+	ErrRecord = failure.NewCause(failure.Limit, "postgres: record refused")
 	// ErrShard: there is no such shard. Terminal.
-	ErrShard = error(&refused{"postgres: no such shard", failure.Internal})
+	ErrShard = failure.NewCause(failure.Internal, "postgres: no such shard")
 	// ErrFenced: the shard has a higher epoch. Terminal for the epoch.
 	ErrFenced = errors.New("postgres: the shard has another epoch")
 	// ErrBackwards: the shard's epoch in the store is below one that this
 	// process has raised: the store was restored from a backup, or a server
 	// took over that lacked commits. Terminal until the shard is claimed anew.
-	ErrBackwards = error(&refused{"postgres: the store has gone back", failure.StoreUnavailable})
+	ErrBackwards = failure.NewCause(failure.StoreUnavailable, "postgres: the store has gone back")
 	// ErrTimeline: the server is on another timeline than the one on which
 	// the shard's epoch was raised: a standby was promoted, perhaps without
 	// the last commits. Terminal until the shard is claimed anew.
-	ErrTimeline = error(&refused{"postgres: the server is on another timeline", failure.StoreUnavailable})
+	ErrTimeline = failure.NewCause(failure.StoreUnavailable, "postgres: the server is on another timeline")
 )
 
 // SQLSTATE codes and classes that are told apart.
