@@ -76,6 +76,10 @@
 // A member that has raised an epoch raises none on another line, nor one above a
 // row that went back, until it was restarted.
 //
+// The server gives such locks back when it has ended the session. Close waits for
+// that, 2 s at most for each of its steps, so that the next one to open the store
+// finds it free.
+//
 // # Bounds
 //
 //   - 16 connections per node (pool_max_conns in the URL), and one of the lone

@@ -91,6 +91,9 @@ func (g *guard) lock(ctx context.Context, conn *pgx.Conn) error {
 	} else if shared {
 		return fmt.Errorf("%w: schema %q of server %s is in use by the nodes of a cluster: join it with Consul, or name another schema in the URL, as ?schema=NAME", ErrTaken, s.schema, s.where())
 	}
+	if !s.sessions.lock(conn) {
+		return ErrClosed
+	}
 	_, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, key)
 	if sqlState(err) == codeLockNotAvailable {
 		return fmt.Errorf("%w: schema %q of server %s%s: stop that node, or name another schema in the URL, as ?schema=NAME; several nodes on one store need Consul", ErrTaken, s.schema, s.where(), g.holder(ctx, conn))

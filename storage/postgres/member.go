@@ -33,6 +33,9 @@ func (s *Store) share(ctx context.Context, conn *pgx.Conn) error {
 	if s.options.Cluster == "" {
 		return nil
 	}
+	if !s.sessions.lock(conn) {
+		return ErrClosed
+	}
 	var had bool
 	if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock_shared($1)`, s.advisory("lone node")).Scan(&had); err != nil {
 		return fmt.Errorf("postgres: the cluster's lock: %w", err)

@@ -32,8 +32,10 @@ type Store struct {
 	quit    context.Context //nolint:containedctx // the store's own, for its length
 	cancel  context.CancelFunc
 	working workers
-	open    atomic.Int64 // 1 where the server answered at last, else 0
-	retries *metrics.Counter
+	// sessions are the connections, those of the pool and the guard's.
+	sessions sessions
+	open     atomic.Int64 // 1 where the server answered at last, else 0
+	retries  *metrics.Counter
 }
 
 var _ actors.Store = (*Store)(nil)
@@ -53,13 +55,15 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s.retries = o.Metrics.NewCounter("quern_store_retries_total")
 	o.Metrics.NewGauge("quern_store_open", func() float64 { return float64(s.open.Load()) })
 	cfg.ConnConfig.ValidateConnect, cfg.ConnConfig.OnNotice = s.validate, onNotice
-	cfg.AfterConnect = s.afterConnect
+	s.sessions.dial = cfg.ConnConfig.DialFunc
+	s.sessions.locking.init()
+	cfg.AfterConnect, cfg.ConnConfig.DialFunc = s.afterConnect, s.sessions.connect
 	if s.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
 		s.cancel()
 		return nil, fmt.Errorf("%w: %w", ErrURL, err)
 	}
 	if err := s.start(ctx); err != nil {
-		s.end()
+		s.end(ctx)
 		return nil, err
 	}
 	return s, nil
@@ -171,26 +175,28 @@ func (s *Store) check(shard uint32) error {
 }
 
 // Close waits for calls that are under way as long as ctx allows, ends the rest,
-// lets go of the lock of a lone store and of all connections. It returns nil, or
+// lets go of all connections, and waits some seconds at most until the server has
+// ended them: then the store is free for whoever opens it next. It returns nil, or
 // that ctx ended first.
 func (s *Store) Close(ctx context.Context) error {
 	if s.closed.Swap(true) {
 		return nil
 	}
 	err := s.working.wait(ctx)
-	s.end()
+	s.end(ctx)
 	if err != nil {
 		return fmt.Errorf("postgres: close: calls were still under way: %w", err)
 	}
 	return nil
 }
 
-func (s *Store) end() {
+func (s *Store) end(ctx context.Context) {
 	s.cancel()
 	if s.guard != nil {
 		s.guard.stop()
 	}
 	s.pool.Close()
+	s.sessions.wait(ctx)
 	s.open.Store(0)
 }
 
