@@ -2,12 +2,9 @@ package server_test
 
 import (
 	"context"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"google.golang.org/protobuf/proto"
 
 	"github.com/quern-io/quern/handles"
 	quernv1 "github.com/quern-io/quern/messages/quern/v1"
@@ -26,29 +23,19 @@ func largeRepliesAreBounded(t *testing.T, converse converser) {
 		asked        = 2000
 		most         = 320 // of 64 KiB: 20 MiB
 	)
-	value := make([]byte, 64<<10)
+	answer := answerLarge(make([]byte, 64<<10))
 	var begun, last, before atomic.Int64 // before: what was begun before the first pause
 	started := time.Now()
-	s := start(t, &fake{answer: func(_ context.Context, op *handles.Operation) error {
+	s := start(t, &fake{answer: func(ctx context.Context, op *handles.Operation) error {
 		now := int64(time.Since(started))
 		if then := last.Swap(now); then != 0 && time.Duration(now-then) > writeTimeout/2 {
 			before.CompareAndSwap(0, begun.Load())
 		}
 		begun.Add(1)
-		op.Origin = origin
-		op.Reply.(*quernv1.MapServiceGetResponse).Value = value //nolint:errcheck,forcetypeassert // a panic is what the test wants
-		return nil
+		return answer(ctx, op)
 	}}, func(c *server.Config) { c.WriteTimeout = writeTimeout })
 	k := converse(t, s)
-	m := &quernv1.GrainServiceStreamRequest{Methods: []*quernv1.StreamMethod{{Ref: 2, Procedure: handles.MapGet.Procedure}}}
-	for i := range asked {
-		b, err := proto.Marshal(&quernv1.MapServiceGetRequest{Key: strconv.Itoa(i)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.Operations = append(m.Operations, &quernv1.StreamOperation{Id: uint64(i + 1), Method: 2, Request: b})
-	}
-	k.say(m)
+	k.say(readsOf(t, asked))
 	for k.trySay(&quernv1.GrainServiceStreamRequest{}) == nil && time.Since(started) < testTimeout { //nolint:revive // until it is cut off
 	}
 	if n := begun.Load(); before.Load() == 0 {
