@@ -59,6 +59,9 @@ type fragileAtOnce struct{ *fragile }
 
 func (b fragileAtOnce) Direct() handles.Direct { return b }
 
+// Begin implements handles.Direct.
+func (fragileAtOnce) Begin() {}
+
 // Try implements handles.Direct.
 func (b fragileAtOnce) Try(_ *handles.Operation, key []byte) (bool, error) {
 	if string(key) == b.at {
