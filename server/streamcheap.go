@@ -90,6 +90,9 @@ func (s *stream) idled() {
 		return
 	}
 	s.out, s.buffer = outgoing{}, nil
+	if len(s.waits) == 0 { // else somebody may look meanwhile
+		s.forgetSides()
+	}
 	if s.awake.Load() {
 		s.signal(s.park)
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/quern-io/quern/handles"
@@ -54,6 +55,16 @@ func (n *names) release(session *named) {
 	defer n.mu.Unlock()
 	if session.streams--; session.streams == 0 {
 		delete(n.all, nameKey{session.shard, session.id})
+	}
+}
+
+// forgetSides gives back the room for shards at which the stream has no session;
+// who answers there is told again. It needs mu, and nothing may be under way.
+func (s *stream) forgetSides() {
+	for i, page := range s.sides.pages {
+		if !slices.ContainsFunc(page, func(side shardSide) bool { return side.session != nil }) {
+			s.sides.pages[i] = nil
+		}
 	}
 }
 

@@ -10,9 +10,9 @@ func AppendUint(b []byte, field protowire.Number, v uint64) []byte {
 	case v < 1<<7:
 		return append(b, tag, byte(v))
 	case v < 1<<14:
-		return append(b, tag, byte(v)|1<<7, byte(v>>7))
+		return append(b, tag, byte(v)|1<<7, byte(v>>7)) //nolint:gosec // the low bits
 	case v < 1<<21:
-		return append(b, tag, byte(v)|1<<7, byte(v>>7)|1<<7, byte(v>>14))
+		return append(b, tag, byte(v)|1<<7, byte(v>>7)|1<<7, byte(v>>14)) //nolint:gosec // the low bits
 	}
 	return protowire.AppendVarint(append(b, tag), v)
 }
@@ -21,7 +21,7 @@ func AppendUint(b []byte, field protowire.Number, v uint64) []byte {
 func AppendBytes[T string | []byte](b []byte, field protowire.Number, v T) []byte {
 	tag := byte(field)<<3 | byte(protowire.BytesType) //nolint:gosec // fields are below 16
 	if len(v) < 1<<7 {
-		return append(append(b, tag, byte(len(v))), v...)
+		return append(append(b, tag, byte(len(v))), v...) //nolint:gosec // below 1<<7
 	}
 	return append(protowire.AppendVarint(append(b, tag), uint64(len(v))), v...)
 }
